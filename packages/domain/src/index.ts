@@ -1,0 +1,13 @@
+/** What things are: schemas and their small pure helpers. No I/O. */
+export * from "./Code.ts"
+export * from "./Cwe.ts"
+export * from "./Evaluation.ts"
+export * from "./Finding.ts"
+export * from "./Rollout.ts"
+export * from "./RunManifest.ts"
+export * from "./Sample.ts"
+export * from "./Severity.ts"
+export * from "./Span.ts"
+export * from "./Task.ts"
+export * from "./UserError.ts"
+export * from "./Verdict.ts"
