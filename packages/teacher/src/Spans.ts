@@ -75,20 +75,23 @@ export const resolveSpans = (response: string, spans: ReadonlyArray<Span>, langu
   const excluded = new Uint8Array(response.length)
   for (const range of commentRanges(response, language)) excluded.fill(1, range.start, range.end)
   for (let i = 0; i < response.length; i++) if (isBlank(response.charCodeAt(i))) excluded[i] = 1
+  const offsets = utf8Offsets(response)
   const dense = new Dense(response)
   let found = 0
   for (const span of spans) {
     const place = locate(response, span.quote, span.occurrence) ?? dense.locate(span.quote, span.occurrence)
     if (place === undefined) continue
     let any = false
-    for (let i = place.start; i < place.end; i++)
+    // A quote may cut a surrogate pair in two; the character is paid whole.
+    const first = offsets[place.start] === offsets[place.start - 1] ? place.start - 1 : place.start
+    const last = offsets[place.end] === offsets[place.end - 1] ? place.end + 1 : place.end
+    for (let i = first; i < last; i++)
       if (excluded[i] === 0) {
         rewarded[i] = 1
         any = true
       }
     if (any) found += 1
   }
-  const offsets = utf8Offsets(response)
   const ranges: Array<ByteRange> = []
   for (let i = 0; i < response.length; i++) {
     if (rewarded[i] === 0) continue

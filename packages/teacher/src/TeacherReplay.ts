@@ -41,23 +41,21 @@ const storage =
 
 const place = (path: Path.Path, dir: string, key: string): string => path.join(dir, key.slice(0, 2), `${key}.json`)
 
+/** The temporary file lives in a directory of its own beside the target, so a rename never crosses a file system. */
 const writeAtomic = Effect.fnUntraced(
   function* (fs: FileSystem.FileSystem, path: Path.Path, target: string, text: string) {
     const parent = path.dirname(target)
     yield* fs.makeDirectory(parent, { recursive: true })
-    const temporary = yield* fs.makeTempFile({ directory: parent, prefix: ".record-" })
-    yield* Effect.scoped(
-      Effect.gen(function* () {
-        const file = yield* fs.open(temporary, { flag: "w" })
-        yield* file.writeAll(new TextEncoder().encode(text))
-        yield* file.sync
-      })
-    ).pipe(
-      Effect.andThen(fs.rename(temporary, target)),
-      Effect.onError(() => Effect.ignore(fs.remove(temporary, { force: true })))
-    )
+    const temporary = path.join(yield* fs.makeTempDirectoryScoped({ directory: parent, prefix: ".record-" }), "record")
+    const write = Effect.gen(function* () {
+      const file = yield* fs.open(temporary, { flag: "w" })
+      yield* file.writeAll(new TextEncoder().encode(text))
+      yield* file.sync
+    })
+    yield* Effect.scoped(write)
+    yield* fs.rename(temporary, target)
   },
-  (effect, _fs, _path, target) => Effect.mapError(effect, storage(target))
+  (effect, _fs, _path, target) => Effect.mapError(Effect.scoped(effect), storage(target))
 )
 
 /** Builds the five methods from one function that is given the method's name and codecs. */
