@@ -64,7 +64,7 @@ const setup = (choice) =>
       retry: true,
       keep: choice !== undefined
     })
-    say(`setup: Vulkan driver: ${describeDriver(driver)}`)
+    if (driver.driver !== "none") say(`setup: Vulkan driver: ${describeDriver(driver)}`)
     if (ensureAnalyzers({ retry: true }).length === 0) say("setup: analyzers and sandbox are here")
     requireDriver(driver)
     say("setup: done")

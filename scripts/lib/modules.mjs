@@ -35,7 +35,7 @@ export const staleReason = (folder = root) => {
 
 /** Installs what the lockfile names. */
 export const installModules = (reason) => {
-  say(`setup: installing the dependencies with "npm ci" (${reason}; about 250 MB, a minute)`)
+  say(`setup: installing the dependencies with "npm ci" (${reason}; about 650 MB on disk, a minute)`)
   const answer = npm(["ci", "--no-audit", "--no-fund", "--loglevel=error"], { show: true, timeout: 1_200_000 })
   if (answer.status !== 0)
     throw new SetupError(

@@ -41,10 +41,21 @@ export const installSwiftshader = () => {
     )
   say(`setup: fetching SwiftShader out of the npm package ${pack} (68 MB once, 7 MB kept in .srcode/swiftshader)`)
   withTemporary((temporary) => {
-    const answer = npm(["pack", pack, "--pack-destination", temporary, "--silent"], {
-      cwd: temporary,
-      timeout: 600_000
-    })
+    const answer = npm(
+      [
+        "pack",
+        pack,
+        "--pack-destination",
+        temporary,
+        "--loglevel=error",
+        "--fetch-retries=1",
+        "--fetch-timeout=120000"
+      ],
+      {
+        cwd: temporary,
+        timeout: 600_000
+      }
+    )
     if (answer.status !== 0)
       throw new SetupError(
         `"npm pack ${pack}" failed: ${answer.stderr.trim().split("\n")[0] || `exit code ${answer.status}`}`
