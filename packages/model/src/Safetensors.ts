@@ -1,0 +1,276 @@
+/**
+ * safetensors, read by range (writing is in `SafetensorsWriter.ts`).
+ *
+ * The header is checked in full before anything is allocated; tensors are read on demand, whole or by rows of
+ * their first dimension, in pieces of 8 MiB, so that a large BF16 tensor never exists twice. Every float format arrives
+ * as f32. A model may lie in several files (`model.safetensors.index.json`).
+ */
+
+import type { Scope } from "effect"
+import { Effect, FileSystem } from "effect"
+import { exists, ioError, isRecord, readJsonObject } from "./internal/files.ts"
+import { decodeBf16, decodeF16 } from "./internal/half.ts"
+import { type Dtype, elementBytes, headerLength, parseHeader, type TensorInfo } from "./internal/safetensors-header.ts"
+import { ModelError, quote } from "./ModelError.ts"
+
+export type { Dtype, TensorInfo } from "./internal/safetensors-header.ts"
+
+/** An open file, or the files of one model behind one face. Usable as long as the Scope it was opened in. */
+export interface SafetensorsFile {
+  readonly path: string
+  readonly metadata: ReadonlyMap<string, string>
+  readonly tensors: ReadonlyMap<string, TensorInfo>
+  /** The whole tensor as f32 (F64 is rounded). Row-major, owned by the caller. Fails on integer dtypes. */
+  readonly read: (name: string) => Effect.Effect<Float32Array, ModelError>
+  /** Rows `[from, to)` of the first dimension as f32, `to - from` times the product of the other dimensions. */
+  readonly readRows: (name: string, from: number, to: number) => Effect.Effect<Float32Array, ModelError>
+  /** `read` after checking the shape. */
+  readonly readShape: (name: string, shape: ReadonlyArray<number>) => Effect.Effect<Float32Array, ModelError>
+  /** The stored bytes of any dtype. */
+  readonly readBytes: (name: string) => Effect.Effect<Uint8Array, ModelError>
+}
+
+const operation = "read safetensors"
+const pieceBytes = 8 * 1024 * 1024
+
+/** Opens and checks one file. The handle closes with the Scope. */
+export const openSafetensors = Effect.fn("Safetensors.open")(function* (
+  path: string
+): Effect.fn.Return<SafetensorsFile, ModelError, FileSystem.FileSystem | Scope.Scope> {
+  const fs = yield* FileSystem.FileSystem
+  const failed = Effect.mapError(ioError(operation, path))
+  const handle = yield* fs.open(path, { flag: "r" }).pipe(failed)
+  const stat = yield* handle.stat.pipe(failed)
+  if (stat.type !== "File") {
+    return yield* ModelError.io({ operation, file: path, message: `${path} is not a file; give a .safetensors file` })
+  }
+  const fileBytes = Number(stat.size)
+
+  /** Exactly `length` bytes at `position` into `target`. */
+  const fill = Effect.fnUntraced(function* (target: Uint8Array, position: number) {
+    let done = 0
+    while (done < target.length) {
+      const got = yield* handle.read(target.subarray(done), { position: BigInt(position + done) }).pipe(failed)
+      if (got === 0) {
+        return yield* ModelError.malformed({
+          operation,
+          file: path,
+          message: `${path} became shorter while it was read; do not write to a model that is in use`
+        })
+      }
+      done += got
+    }
+  })
+
+  const prefix = new Uint8Array(Math.min(8, fileBytes))
+  yield* fill(prefix, 0)
+  const length = yield* headerLength(path, prefix, fileBytes)
+  const headerBytes = new Uint8Array(length)
+  yield* fill(headerBytes, 8)
+  const { metadata, tensors } = yield* parseHeader(path, headerBytes, fileBytes)
+
+  const find = (name: string): Effect.Effect<TensorInfo, ModelError> => {
+    const info = tensors.get(name)
+    return info === undefined ? Effect.fail(missingTensor(path, name, tensors)) : Effect.succeed(info)
+  }
+
+  const readElements = Effect.fnUntraced(function* (info: TensorInfo, first: number, count: number) {
+    const size = elementBytes[info.dtype]
+    const widen = widener(info.dtype)
+    if (widen === undefined) {
+      return yield* ModelError.unsupported({
+        operation,
+        file: path,
+        tensor: info.name,
+        option: info.dtype,
+        message: `${path}: tensor ${quote(info.name)} is ${info.dtype}; only F32, F16, BF16 and F64 can be read as numbers`
+      })
+    }
+    const target = yield* allocate(path, info.name, count)
+    const start = info.offset + first * size
+    if (info.dtype === "F32") {
+      yield* fill(new Uint8Array(target.buffer), start)
+      return target
+    }
+    const pieceElements = Math.min(count, pieceBytes / size)
+    const piece = new Uint8Array(pieceElements * size)
+    for (let done = 0; done < count; done += pieceElements) {
+      const now = Math.min(pieceElements, count - done)
+      yield* fill(piece.subarray(0, now * size), start + done * size)
+      widen(piece.buffer, now, target, done)
+    }
+    return target
+  })
+
+  const readRows = Effect.fnUntraced(function* (name: string, from: number, to: number) {
+    const info = yield* find(name)
+    const rows = info.shape[0] ?? 0
+    if (!(Number.isInteger(from) && Number.isInteger(to) && 0 <= from && from <= to && to <= rows)) {
+      return yield* ModelError.invalid({
+        operation,
+        file: path,
+        tensor: name,
+        message: `${path}: rows ${from}..${to} of tensor ${quote(name)} are outside its ${rows} rows`
+      })
+    }
+    const width = rows === 0 ? 0 : info.elements / rows
+    return yield* readElements(info, from * width, (to - from) * width)
+  })
+
+  return {
+    path,
+    metadata,
+    tensors,
+    read: Effect.fnUntraced(function* (name: string) {
+      const info = yield* find(name)
+      return yield* readElements(info, 0, info.elements)
+    }),
+    readRows,
+    readShape: Effect.fnUntraced(function* (name: string, shape: ReadonlyArray<number>) {
+      const info = yield* find(name)
+      yield* requireShape(operation, info, shape, path)
+      return yield* readElements(info, 0, info.elements)
+    }),
+    readBytes: Effect.fnUntraced(function* (name: string) {
+      const info = yield* find(name)
+      const target = new Uint8Array((yield* allocate(path, name, Math.ceil(info.bytes / 4))).buffer, 0, info.bytes)
+      yield* fill(target, info.offset)
+      return target
+    })
+  }
+})
+
+/**
+ * The weights of a model folder: `model.safetensors` if it is there, else the files named by
+ * `model.safetensors.index.json`. Only tensors that the index lists are visible.
+ */
+export const openModelWeights = Effect.fn("Safetensors.openModel")(function* (
+  directory: string
+): Effect.fn.Return<SafetensorsFile, ModelError, FileSystem.FileSystem | Scope.Scope> {
+  const single = `${directory}/model.safetensors`
+  if (yield* exists(operation, single)) return yield* openSafetensors(single)
+  const indexFile = `${single}.index.json`
+  if (!(yield* exists(operation, indexFile))) {
+    return yield* ModelError.missing({
+      operation,
+      file: single,
+      message: `${directory} holds neither model.safetensors nor model.safetensors.index.json; give a Hugging Face model folder`
+    })
+  }
+  const index = yield* readJsonObject(operation, indexFile)
+  const weightMap = index.weight_map
+  const bad = (what: string) =>
+    ModelError.malformed({ operation, file: indexFile, message: `${indexFile}: ${what}; fetch the file again` })
+  if (!isRecord(weightMap)) return yield* bad("weight_map is not an object")
+  const parts = new Map<string, SafetensorsFile>()
+  const owner = new Map<string, SafetensorsFile>()
+  const tensors = new Map<string, TensorInfo>()
+  for (const [name, fileName] of Object.entries(weightMap)) {
+    if (typeof fileName !== "string" || !/^[\w-][\w.-]*\.safetensors$/.test(fileName)) {
+      return yield* bad(
+        `tensor ${quote(name)} points at ${quote(String(fileName))}, not at a .safetensors file beside it`
+      )
+    }
+    const part = parts.get(fileName) ?? (yield* openSafetensors(`${directory}/${fileName}`))
+    parts.set(fileName, part)
+    const info = part.tensors.get(name)
+    if (info === undefined) return yield* missingTensor(part.path, name, part.tensors)
+    owner.set(name, part)
+    tensors.set(name, info)
+  }
+  const via = <A>(
+    name: string,
+    f: (file: SafetensorsFile) => Effect.Effect<A, ModelError>
+  ): Effect.Effect<A, ModelError> => {
+    const file = owner.get(name)
+    return file === undefined ? Effect.fail(missingTensor(indexFile, name, tensors)) : f(file)
+  }
+  return {
+    path: indexFile,
+    metadata: new Map(),
+    tensors,
+    read: (name) => via(name, (file) => file.read(name)),
+    readRows: (name, from, to) => via(name, (file) => file.readRows(name, from, to)),
+    readShape: (name, shape) => via(name, (file) => file.readShape(name, shape)),
+    readBytes: (name) => via(name, (file) => file.readBytes(name))
+  }
+})
+
+const missingTensor = (path: string, name: string, tensors: ReadonlyMap<string, TensorInfo>): ModelError => {
+  const some = [...tensors.keys()].slice(0, 3).map(quote).join(", ")
+  return ModelError.missing({
+    operation,
+    file: path,
+    tensor: name,
+    message: `${path} has no tensor ${quote(name)} (it has ${tensors.size}: ${some}, ...); check that it belongs to this config.json`
+  })
+}
+
+/** Fails when the stored shape differs from the one the model needs. */
+export const requireShape = (
+  during: string,
+  info: { readonly name: string; readonly shape: ReadonlyArray<number> },
+  expected: ReadonlyArray<number>,
+  file?: string
+): Effect.Effect<void, ModelError> =>
+  info.shape.length === expected.length && expected.every((size, axis) => info.shape[axis] === size)
+    ? Effect.void
+    : Effect.fail(
+        ModelError.shape({
+          operation: during,
+          tensor: info.name,
+          expected,
+          actual: info.shape,
+          ...(file === undefined ? {} : { file })
+        })
+      )
+
+/** Fails on the first NaN or infinity. */
+export const requireFinite = (during: string, tensor: string, data: Float32Array): Effect.Effect<void, ModelError> => {
+  for (let index = 0; index < data.length; index++) {
+    if (!Number.isFinite(data[index])) {
+      return Effect.fail(
+        ModelError.notFinite({
+          operation: during,
+          tensor,
+          index,
+          message: `${during}: tensor ${quote(tensor)} holds ${data[index]} at index ${index}; go back to the last good checkpoint and lower the learning rate`
+        })
+      )
+    }
+  }
+  return Effect.void
+}
+
+const allocate = (
+  path: string,
+  tensor: string,
+  elements: number
+): Effect.Effect<Float32Array<ArrayBuffer>, ModelError> =>
+  Effect.try({
+    try: () => new Float32Array(elements),
+    catch: () =>
+      ModelError.io({
+        operation,
+        file: path,
+        tensor,
+        message: `${path}: no memory for the ${elements * 4} bytes of tensor ${quote(tensor)}; read it by rows or free memory`
+      })
+  })
+
+type Widen = (source: ArrayBuffer, count: number, target: Float32Array, at: number) => void
+
+const widener = (dtype: Dtype): Widen | undefined => {
+  switch (dtype) {
+    case "F32":
+      return (source, count, target, at) => target.set(new Float32Array(source, 0, count), at)
+    case "F64":
+      return (source, count, target, at) => target.set(new Float64Array(source, 0, count), at)
+    case "F16":
+      return (source, count, target, at) => decodeF16(new Uint16Array(source, 0, count), target, at)
+    case "BF16":
+      return (source, count, target, at) => decodeBf16(new Uint16Array(source, 0, count), target, at)
+    default:
+      return undefined
+  }
+}

@@ -1,0 +1,130 @@
+/**
+ * Files as this package needs them: whole texts and JSON in, atomic writes out, each failure a `ModelError` that names
+ * the file. An atomic write goes to `<file>.tmp` beside the target, is flushed to the disk and then renamed, so that a
+ * kill leaves either the old file or the new one; a left-over `.tmp` is overwritten by the next write. One writer per
+ * file at a time is assumed.
+ */
+import { Effect, FileSystem, type PlatformError } from "effect"
+import { ModelError } from "../ModelError.ts"
+
+export const ioError =
+  (operation: string, file: string) =>
+  (error: PlatformError.PlatformError): ModelError => {
+    const tag = error.reason._tag
+    if (tag === "NotFound") {
+      return ModelError.missing({ operation, file, message: `${operation}: ${file} does not exist; check the path` })
+    }
+    const description = "description" in error.reason ? error.reason.description : undefined
+    const detail = (description ?? error.reason.message).split("\n")[0]
+    const hint =
+      tag === "PermissionDenied"
+        ? "check the permissions"
+        : "check the path, the free space and that nothing else uses the file"
+    return ModelError.io({ operation, file, message: `${operation}: ${file}: ${detail} (${tag}); ${hint}` })
+  }
+
+export const exists = Effect.fnUntraced(function* (operation: string, file: string) {
+  const fs = yield* FileSystem.FileSystem
+  return yield* fs.exists(file).pipe(Effect.mapError(ioError(operation, file)))
+})
+
+export const readText = Effect.fnUntraced(function* (operation: string, file: string) {
+  const fs = yield* FileSystem.FileSystem
+  const bytes = yield* fs.readFile(file).pipe(Effect.mapError(ioError(operation, file)))
+  return yield* decodeUtf8(operation, file, bytes)
+})
+
+export const decodeUtf8 = (operation: string, file: string, bytes: Uint8Array): Effect.Effect<string, ModelError> =>
+  Effect.try({
+    try: () => new TextDecoder("utf-8", { fatal: true }).decode(bytes),
+    catch: () => ModelError.malformed({ operation, file, message: `${operation}: ${file} is not valid UTF-8` })
+  })
+
+/** A JSON file whose top is an object. */
+export const readJsonObject = Effect.fnUntraced(function* (operation: string, file: string) {
+  const text = yield* readText(operation, file)
+  return yield* parseJsonObject(operation, file, text)
+})
+
+export const parseJsonObject = Effect.fnUntraced(function* (operation: string, file: string, text: string) {
+  const value: unknown = yield* Effect.try({
+    try: () => JSON.parse(text),
+    catch: (cause) =>
+      ModelError.malformed({
+        operation,
+        file,
+        message: `${operation}: ${file} is not valid JSON (${oneLine(cause)}); the file may be truncated, fetch it again`
+      })
+  })
+  if (!isRecord(value)) {
+    return yield* ModelError.malformed({ operation, file, message: `${operation}: ${file} must hold a JSON object` })
+  }
+  return value
+})
+
+export const isRecord = (value: unknown): value is { readonly [key: string]: unknown } =>
+  typeof value === "object" && value !== null && !Array.isArray(value)
+
+/** The first line of whatever was thrown, at most 160 characters. */
+export const oneLine = (cause: unknown): string => {
+  const text = cause instanceof Error ? cause.message : String(cause)
+  const line = text.replace(/\s*\n\s*/g, "; ")
+  return line.length > 160 ? `${line.slice(0, 157)}...` : line
+}
+
+const utf8 = new TextEncoder()
+
+export const writeTextAtomic = (
+  operation: string,
+  file: string,
+  text: string
+): Effect.Effect<void, ModelError, FileSystem.FileSystem> => writeAtomic(operation, file, [utf8.encode(text)])
+
+/** Writes the chunks in order, flushes, renames, and flushes the folder. On failure the temporary file is removed. */
+export const writeAtomic = Effect.fnUntraced(function* (operation: string, file: string, chunks: Iterable<Uint8Array>) {
+  const fs = yield* FileSystem.FileSystem
+  const temporary = `${file}.tmp`
+  yield* writeSynced(temporary, chunks).pipe(
+    Effect.andThen(fs.rename(temporary, file)),
+    Effect.onError(() => Effect.ignore(fs.remove(temporary, { force: true }))),
+    Effect.andThen(syncDirectory(directoryOf(file))),
+    Effect.mapError(ioError(operation, file))
+  )
+})
+
+export const directoryOf = (file: string): string => {
+  const cut = file.lastIndexOf("/")
+  return cut < 0 ? "." : cut === 0 ? "/" : file.slice(0, cut)
+}
+
+/** The operating system takes at most 2 GiB per call. */
+const writeLimit = 64 * 1024 * 1024
+
+const writeSynced = (file: string, chunks: Iterable<Uint8Array>) =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const handle = yield* fs.open(file, { flag: "w" })
+      for (const chunk of chunks) {
+        for (let from = 0; from < chunk.length; from += writeLimit) {
+          yield* handle.writeAll(chunk.subarray(from, Math.min(chunk.length, from + writeLimit)))
+        }
+      }
+      yield* handle.sync
+    })
+  )
+
+/** A rename is only durable once the folder is; systems that cannot open a folder skip this. */
+export const syncDirectory = (directory: string) =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const handle = yield* fs.open(directory, { flag: "r" })
+      yield* handle.sync
+    })
+  ).pipe(Effect.ignore)
+
+export const makeDirectory = Effect.fnUntraced(function* (operation: string, directory: string) {
+  const fs = yield* FileSystem.FileSystem
+  yield* fs.makeDirectory(directory, { recursive: true }).pipe(Effect.mapError(ioError(operation, directory)))
+})
