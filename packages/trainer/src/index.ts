@@ -1,1 +1,13 @@
-export {}
+/**
+ * Training.
+ *
+ * - `RewardConfig`, `rewardPresets`, `decodeRewardConfig`: the options of the token-level reward
+ * - `RewardInput` → `rewardRollout` → `RewardOutput`: reward channels, advantages and returns of one response
+ * - `gae`, `bootstrapValue`, `whiten`: advantage estimation in double precision
+ * - `KlController`, `RunningMoments`: what a run carries from batch to batch
+ */
+export * from "./Gae.ts"
+export * from "./KlController.ts"
+export * from "./Reward.ts"
+export * from "./RewardConfig.ts"
+export * from "./RunningMoments.ts"
