@@ -1,1 +1,7 @@
-export {}
+/** What a run keeps on disk: atomic files, JSONL by Schema, hashes, metrics, and the run directory over them. */
+export * from "./Files.ts"
+export * from "./Hash.ts"
+export * from "./JsonLines.ts"
+export * from "./Metrics.ts"
+export * from "./RunStore.ts"
+export * from "./StoreError.ts"
