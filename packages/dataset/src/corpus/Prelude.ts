@@ -56,13 +56,16 @@ int isupper(int);
 int toupper(int);
 int tolower(int);
 int vsnprintf(char *, size_t, const char *, __builtin_va_list);
-int dprintf(int, const char *, ...);
 static int judge_live, judge_frees, judge_calls, judge_fail_at, judge_slack, judge_keep;
 static int judge_open, judge_open_fails, judge_write_fails;
+static size_t judge_total;
 static const char *judge_input;
 static char judge_out[512], judge_cmd[512], judge_path[512];
 static FILE judge_stdout, judge_opened;
-static int judge_counts(size_t n) { return ++judge_calls != judge_fail_at && n <= 1 << 24; }
+/* Blocks of more than 16 MiB, or 64 MiB in all, are out of memory. */
+static int judge_counts(size_t n) {
+  return ++judge_calls != judge_fail_at && n <= 1 << 24 && (judge_total += n) <= 1 << 26;
+}
 static void *judge_malloc(size_t n) {
   if (!judge_counts(n)) return NULL;
   judge_live++;
@@ -152,17 +155,18 @@ static int judge_fgetc(FILE *stream) { stream->number++; return judge_input && j
 /** Helpers of the tests, after the program; blocks made here have their exact size and are not counted. */
 export const testSupport = `
 #undef malloc
+int dprintf(int, const char *, ...);
 #undef free
 #define CHECK(c) do { if (!(c)) return __LINE__; } while (0)
 #define NEG(r) judge_negative(r)
 #define FAIL(k) (judge_calls = 0, judge_fail_at = (k))
-int judge_negative(int r) { return r < 0 && r >= -99; }
-int judge_ended(const char *s, size_t n) { return memchr(s, 0, n) != NULL; }
-int judge_plain(void) { int ok = !strpbrk(judge_cmd, ";|&"); judge_cmd[0] = 0; return ok; }
-void *judge_bytes(size_t n) { return memset(malloc(n), 'x', n); }
-int *judge_ints(size_t n) { return memset(malloc(n * sizeof(int)), 0, n * sizeof(int)); }
-char *judge_text(const char *s) { return strcpy(malloc(strlen(s) + 1), s); }
-void *judge_heap(size_t n) { judge_live++; return memset(malloc(n), 0, n); }
-FILE *judge_file(void) { return &judge_opened; }
+static int judge_negative(int r) { return r < 0 && r >= -99; }
+static int judge_ended(const char *s, size_t n) { return memchr(s, 0, n) != NULL; }
+static int judge_plain(void) { int ok = !strpbrk(judge_cmd, ";|&"); judge_cmd[0] = 0; return ok; }
+static void *judge_bytes(size_t n) { return memset(malloc(n), 'x', n); }
+static int *judge_ints(size_t n) { return memset(malloc(n * sizeof(int)), 0, n * sizeof(int)); }
+static char *judge_text(const char *s) { return strcpy(malloc(strlen(s) + 1), s); }
+static void *judge_heap(size_t n) { judge_live++; return memset(malloc(n), 0, n); }
+static FILE *judge_file(void) { return &judge_opened; }
 #define free judge_free
 `

@@ -1,5 +1,7 @@
 /** The embedded world of small C tasks: families, draws, documents, and the judge by execution. */
 export * from "./Corpus.ts"
+export * from "./CorpusError.ts"
+export * from "./CorpusJudge.ts"
 export {
   type CorpusTemplate,
   corpusTemplates,
@@ -11,6 +13,7 @@ export {
   seenFamilies,
   unseenFamilies
 } from "./Draw.ts"
+export * from "./EvalPrompts.ts"
 export type { Body, Family, Pool } from "./Family.ts"
 export { families } from "./families/index.ts"
 export { heldOutFamilies, heldOutModulus } from "./HeldOut.ts"
