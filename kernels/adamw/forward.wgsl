@@ -1,0 +1,37 @@
+// AdamW (Loshchilov & Hutter 2019) over a flat buffer, with the gradient scaled by clip[0]:
+//   w -= lr wd w;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  w -= lr (m / c1) / (sqrt(v / c2) + eps),  c = 1 - beta^step (from the host).
+// Nothing changes when clip[2] says that a gradient was not finite. One invocation an element.
+requires immediate_address_space;
+
+const WG = 64u; //@const
+
+struct Params {
+  n: u32,
+  lr: f32,
+  beta1: f32,
+  beta2: f32,
+  eps: f32,
+  weight_decay: f32,
+  correction1: f32,
+  correction2: f32,
+}
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read_write> w: array<f32>;
+@group(0) @binding(1) var<storage, read> g: array<f32>;
+@group(0) @binding(2) var<storage, read_write> m: array<f32>;
+@group(0) @binding(3) var<storage, read_write> v: array<f32>;
+@group(0) @binding(4) var<storage, read> clip: array<f32>; // scale, norm, not finite
+
+@compute @workgroup_size(WG, 1, 1)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
+  let i = (wg.y * nwg.x + wg.x) * WG + li;
+  if (i >= p.n || clip[2] > 0.5) { return; }
+  let grad = g[i] * clip[0];
+  let first = p.beta1 * m[i] + (1.0 - p.beta1) * grad;
+  let second = p.beta2 * v[i] + (1.0 - p.beta2) * grad * grad;
+  m[i] = first;
+  v[i] = second;
+  let old = w[i] * (1.0 - p.lr * p.weight_decay);
+  w[i] = old - p.lr * (first / p.correction1) / (sqrt(second / p.correction2) + p.eps);
+}

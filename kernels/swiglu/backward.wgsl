@@ -1,0 +1,27 @@
+// dgate = dy * up * s (1 + gate (1 - s)), dup = dy * gate * s, s = sigmoid(gate). One invocation an element of y.
+requires immediate_address_space;
+
+const WG = 64u; //@const
+
+struct Params {
+  rows: u32,
+  dim: u32, // F
+}
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read> gu: array<f32>;
+@group(0) @binding(1) var<storage, read> dy: array<f32>;
+@group(0) @binding(2) var<storage, read_write> dgu: array<f32>;
+
+@compute @workgroup_size(WG, 1, 1)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
+  let i = (wg.y * nwg.x + wg.x) * WG + li;
+  if (i >= p.rows * p.dim) { return; }
+  let at = (i / p.dim) * 2u * p.dim + i % p.dim;
+  let g = gu[at];
+  let u = gu[at + p.dim];
+  let s = 1.0 / (1.0 + exp(-clamp(g, -80.0, 80.0)));
+  let d = dy[i];
+  dgu[at] = d * u * s * (1.0 + g * (1.0 - s));
+  dgu[at + p.dim] = d * g * s;
+}

@@ -1,0 +1,70 @@
+/**
+ * The compute device as a service. Four effectful verbs: `alloc`, `write`, `submit`, `read`; all else is plain data.
+ *
+ * A step records its dispatches in synchronous code and costs one Effect per submit. Buffers belong to the Scope they
+ * were allocated in, and every byte is counted against a budget. Device loss and uncaptured validation errors fail the
+ * next verb with a typed error: results after them would be stale.
+ */
+import { Context, type Effect, type Scope } from "effect"
+import type { GpuError } from "./GpuError.ts"
+import type { KernelName } from "./Kernel.ts"
+import type { Tape } from "./Tape.ts"
+import type { ElementType, Tensor } from "./Tensor.ts"
+
+/** What the adapter says of itself, and what was requested of it. */
+export interface AdapterInfo {
+  readonly name: string
+  readonly vendor: string
+  readonly architecture: string
+  readonly driver: string
+  readonly backend: "vulkan" | "metal" | "d3d12" | "null" | "unknown"
+  /** True for drivers that compute on the CPU (lavapipe, SwiftShader). */
+  readonly software: boolean
+  readonly features: ReadonlyArray<string>
+  readonly limits: Readonly<Record<string, number>>
+  /** Smallest and largest subgroup; 0 where the device has none. */
+  readonly subgroupSize: readonly [number, number]
+}
+
+/** Nanoseconds of one dispatch, from timestamps. */
+export interface KernelTime {
+  readonly kernel: KernelName
+  readonly nanoseconds: number
+}
+
+export interface MemoryUse {
+  readonly live: number
+  readonly peak: number
+  readonly budget: number
+}
+
+export type HostArray<E extends ElementType> = E extends "f32" ? Float32Array<ArrayBuffer> : Uint32Array<ArrayBuffer>
+
+export class Gpu extends Context.Service<
+  Gpu,
+  {
+    readonly info: AdapterInfo
+    /** Allocates `length` zeroed elements; freed with the Scope. */
+    alloc<E extends ElementType>(
+      label: string,
+      element: E,
+      length: number
+    ): Effect.Effect<Tensor<E>, GpuError, Scope.Scope>
+    /** Uploads host data to the start of `tensor`. */
+    write<E extends ElementType>(tensor: Tensor<E>, data: HostArray<E>): Effect.Effect<void, GpuError>
+    /** Records and submits; does not wait for the device. */
+    submit(label: string, record: (tape: Tape) => void): Effect.Effect<void, GpuError>
+    /** Waits for all earlier submits and copies a tensor to the host. */
+    read<E extends ElementType>(tensor: Tensor<E>): Effect.Effect<HostArray<E>, GpuError>
+    /** Waits until all submitted work is done. */
+    readonly idle: Effect.Effect<void, GpuError>
+    /** Like `submit`, one pass per dispatch with timestamps; empty where the device has no timestamps. Waits. */
+    profile(label: string, record: (tape: Tape) => void): Effect.Effect<ReadonlyArray<KernelTime>, GpuError>
+    /** Compiles the named kernels with the file's own constants and reports the first that fails. */
+    compile(kernels: ReadonlyArray<KernelName>): Effect.Effect<void, GpuError>
+    /** Device memory in bytes, as accounted here. */
+    readonly memory: Effect.Effect<MemoryUse>
+    /** Dispatches recorded since the start. */
+    readonly dispatches: Effect.Effect<number>
+  }
+>()("@srcode/gpu/Gpu") {}

@@ -1,0 +1,15 @@
+/**
+ * The typed launches of all kernels, bound to what one device can do. The only place that chooses variants and grids.
+ */
+import type { AdapterInfo } from "./Gpu.ts"
+import { makeLayerOps } from "./ops/layer.ts"
+import { makeMatmul } from "./ops/matmul.ts"
+import { makeTrainOps } from "./ops/train.ts"
+
+export const makeOps = (info: AdapterInfo) => ({ ...makeMatmul(info), ...makeLayerOps(info), ...makeTrainOps(info) })
+
+export type Ops = ReturnType<typeof makeOps>
+
+export type { HeadShape } from "./ops/layer.ts"
+export type { Layout, MatmulArgs } from "./ops/matmul.ts"
+export { normBlock, type PolicyLossKind, type PpoLossParams } from "./ops/train.ts"

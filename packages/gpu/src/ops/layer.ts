@@ -1,0 +1,222 @@
+/** Launches of the transformer layer's other operations: norm, rotary embedding, attention, SwiGLU, embedding, sums. */
+import type { AdapterInfo } from "../Gpu.ts"
+import { grid1d, type Tape } from "../Tape.ts"
+import type { Tensor } from "../Tensor.ts"
+
+type F = Tensor<"f32">
+type U = Tensor<"u32">
+
+/** Invocations a workgroup: small where the driver spreads workgroups over few cores, 64 on hardware. */
+export const groupSize = (info: AdapterInfo): number => (info.software ? 8 : 64)
+
+export interface HeadShape {
+  readonly rows: number
+  readonly heads: number
+  readonly kvHeads: number
+  readonly headDim: number
+}
+
+export const makeLayerOps = (info: AdapterInfo) => {
+  const WG = groupSize(info)
+  const grid = (count: number) => grid1d(count, WG)
+  const heads = (s: HeadShape) => ({
+    rows: s.rows,
+    heads: s.heads,
+    kv_heads: s.kvHeads,
+    scale: 1 / Math.sqrt(s.headDim)
+  })
+  const quads = (tape: Tape, s: HeadShape): number => {
+    tape.require(
+      s.headDim % 4 === 0 && s.heads % s.kvHeads === 0,
+      "attention",
+      `head_dim ${s.headDim} must be a multiple of 4 and ${s.heads} heads of ${s.kvHeads} kv heads`
+    )
+    return Math.floor(s.headDim / 4)
+  }
+  return {
+    /** y = x / rms(x) * w by row; rstd [rows] is kept for backward. */
+    rmsNorm(tape: Tape, x: { x: F; w: F; y: F; rstd: F; rows: number; dim: number; eps: number }): void {
+      tape.require(
+        x.x.length >= x.rows * x.dim && x.y.length >= x.rows * x.dim && x.w.length >= x.dim && x.rstd.length >= x.rows,
+        "rms_norm",
+        `[${x.rows}, ${x.dim}] does not fit its tensors`
+      )
+      tape.dispatch(
+        "rms_norm_forward",
+        { x: x.x, w: x.w, y: x.y, rstd: x.rstd },
+        { rows: x.rows, dim: x.dim, eps: x.eps },
+        grid(x.rows),
+        { WG }
+      )
+    },
+    /** dx (+)= gradient through the norm. */
+    rmsNormBackward(
+      tape: Tape,
+      x: { x: F; w: F; rstd: F; dy: F; dx: F; rows: number; dim: number; accumulate: boolean }
+    ): void {
+      tape.dispatch(
+        "rms_norm_backward",
+        { x: x.x, w: x.w, rstd: x.rstd, dy: x.dy, dx: x.dx },
+        { rows: x.rows, dim: x.dim, accumulate: x.accumulate ? 1 : 0 },
+        grid(x.rows),
+        { WG }
+      )
+    },
+    /** dw [dim] += sum over rows of dy * x * rstd; `scratch` holds ceil(rows / 128) * dim elements. */
+    rmsNormBackwardWeight(tape: Tape, x: { x: F; rstd: F; dy: F; dw: F; scratch: F; rows: number; dim: number }): void {
+      const block = 128
+      const blocks = Math.ceil(x.rows / block)
+      tape.require(
+        x.scratch.length >= blocks * x.dim,
+        "rms_norm_backward_weight",
+        `scratch holds ${x.scratch.length} of ${blocks * x.dim}`
+      )
+      tape.dispatch(
+        "rms_norm_backward_weight",
+        { x: x.x, rstd: x.rstd, dy: x.dy, partial: x.scratch },
+        { rows: x.rows, dim: x.dim, block },
+        grid(blocks * x.dim),
+        { WG }
+      )
+      tape.dispatch(
+        "column_sum_forward",
+        { x: x.scratch, out: x.dw },
+        { rows: blocks, cols: x.dim, block: blocks, scale: 1, accumulate: 1 },
+        grid(x.dim),
+        { WG }
+      )
+    },
+    /** out [cols] (+)= scale * column sums of x [rows, cols], in row order. */
+    columnSum(
+      tape: Tape,
+      x: { x: F; out: F; rows: number; cols: number; scale?: number; accumulate?: boolean; scratch?: F }
+    ): void {
+      const scale = x.scale ?? 1
+      const accumulate = x.accumulate === true ? 1 : 0
+      const block = 128
+      const blocks = Math.ceil(x.rows / block)
+      if (x.scratch === undefined || blocks === 1) {
+        return tape.dispatch(
+          "column_sum_forward",
+          { x: x.x, out: x.out },
+          { rows: x.rows, cols: x.cols, block: x.rows, scale, accumulate },
+          grid(x.cols),
+          { WG }
+        )
+      }
+      tape.require(
+        x.scratch.length >= blocks * x.cols,
+        "column_sum",
+        `scratch holds ${x.scratch.length} of ${blocks * x.cols}`
+      )
+      tape.dispatch(
+        "column_sum_forward",
+        { x: x.x, out: x.scratch },
+        { rows: x.rows, cols: x.cols, block, scale: 1, accumulate: 0 },
+        grid(blocks * x.cols),
+        { WG }
+      )
+      tape.dispatch(
+        "column_sum_forward",
+        { x: x.scratch, out: x.out },
+        { rows: blocks, cols: x.cols, block: blocks, scale, accumulate },
+        grid(x.cols),
+        { WG }
+      )
+    },
+    /** Splits qkv, rotates q and k, and stores k and v at `kvRow`. */
+    rope(tape: Tape, x: HeadShape & { qkv: F; position: U; kvRow: U; cosine: F; sine: F; q: F; k: F; v: F }): void {
+      const count = (x.rows * (x.heads + 2 * x.kvHeads) * x.headDim) / 2
+      tape.require(
+        x.headDim % 2 === 0 && x.qkv.length >= 2 * count,
+        "rope",
+        `head_dim ${x.headDim} must be even and qkv hold ${2 * count} elements`
+      )
+      tape.dispatch(
+        "rope_forward",
+        { qkv: x.qkv, position: x.position, kv_row: x.kvRow, cosine: x.cosine, sine: x.sine, q: x.q, k: x.k, v: x.v },
+        { rows: x.rows, heads: x.heads, kv_heads: x.kvHeads, head_dim: x.headDim },
+        grid(count),
+        { WG }
+      )
+    },
+    ropeBackward(tape: Tape, x: HeadShape & { dq: F; dk: F; dv: F; position: U; cosine: F; sine: F; dqkv: F }): void {
+      const count = (x.rows * (x.heads + 2 * x.kvHeads) * x.headDim) / 2
+      tape.dispatch(
+        "rope_backward",
+        { dq: x.dq, dk: x.dk, dv: x.dv, position: x.position, cosine: x.cosine, sine: x.sine, dqkv: x.dqkv },
+        { rows: x.rows, heads: x.heads, kv_heads: x.kvHeads, head_dim: x.headDim },
+        grid(count),
+        { WG }
+      )
+    },
+    /** Attention of each row over its key range [kvStart, kvEnd); stat [rows, heads, 2] is kept for backward. */
+    attention(tape: Tape, x: HeadShape & { q: F; k: F; v: F; kvStart: U; kvEnd: U; o: F; stat: F }): void {
+      const QUADS = quads(tape, x)
+      tape.dispatch(
+        "attention_forward",
+        { q: x.q, k: x.k, v: x.v, kv_start: x.kvStart, kv_end: x.kvEnd, o: x.o, stat: x.stat },
+        heads(x),
+        grid(x.rows * x.heads),
+        { WG, QUADS }
+      )
+    },
+    /** Gradients of packed causal self-attention; stat as forward left it. qEnd[j] is the end of row j's sequence. */
+    attentionBackward(
+      tape: Tape,
+      x: HeadShape & { q: F; k: F; v: F; o: F; dO: F; stat: F; kvStart: U; qEnd: U; dq: F; dk: F; dv: F }
+    ): void {
+      const QUADS = quads(tape, x)
+      tape.dispatch(
+        "attention_backward_query",
+        { q: x.q, k: x.k, v: x.v, o: x.o, d_o: x.dO, stat: x.stat, kv_start: x.kvStart, dq: x.dq },
+        heads(x),
+        grid(x.rows * x.heads),
+        { WG, QUADS }
+      )
+      tape.dispatch(
+        "attention_backward_key_value",
+        { q: x.q, k: x.k, v: x.v, d_o: x.dO, stat: x.stat, q_end: x.qEnd, dk: x.dk, dv: x.dv },
+        heads(x),
+        grid(x.rows * x.kvHeads),
+        { WG, QUADS }
+      )
+    },
+    /** y [rows, dim] = silu(gate) * up of gu [rows, 2 dim]. */
+    swiglu(tape: Tape, x: { gu: F; y: F; rows: number; dim: number }): void {
+      tape.dispatch("swiglu_forward", { gu: x.gu, y: x.y }, { rows: x.rows, dim: x.dim }, grid(x.rows * x.dim), { WG })
+    },
+    swigluBackward(tape: Tape, x: { gu: F; dy: F; dgu: F; rows: number; dim: number }): void {
+      tape.dispatch(
+        "swiglu_backward",
+        { gu: x.gu, dy: x.dy, dgu: x.dgu },
+        { rows: x.rows, dim: x.dim },
+        grid(x.rows * x.dim),
+        { WG }
+      )
+    },
+    /** out[i,:] = table[id[i],:]. */
+    gatherRows(tape: Tape, x: { table: F; id: U; out: F; rows: number; dim: number }): void {
+      tape.dispatch(
+        "embedding_forward",
+        { table: x.table, id: x.id, out: x.out },
+        { rows: x.rows, dim: x.dim },
+        grid(x.rows * x.dim),
+        { WG }
+      )
+    },
+    /** The adjoint: dtable[v,:] (+)= sum of dy rows listed in order[start[v]..start[v+1]). */
+    scatterRows(
+      tape: Tape,
+      x: { dy: F; start: U; order: U; dtable: F; rows: number; dim: number; accumulate: boolean }
+    ): void {
+      tape.dispatch(
+        "embedding_backward",
+        { dy: x.dy, start: x.start, order: x.order, dtable: x.dtable },
+        { rows: x.rows, dim: x.dim, accumulate: x.accumulate ? 1 : 0 },
+        grid(x.rows * x.dim),
+        { WG }
+      )
+    }
+  }
+}
