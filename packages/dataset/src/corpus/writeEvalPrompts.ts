@@ -9,7 +9,9 @@ export const evalSeed = 20_260
 const write = Effect.gen(function* () {
   const files = yield* FileSystem.FileSystem
   const lines = drawEvalPrompts(evalSeed).map((prompt) => `${JSON.stringify(prompt)}\n`)
-  yield* files.writeFileString(evalPromptsPath, lines.join(""))
+  const temporary = `${evalPromptsPath}.new`
+  yield* files.writeFileString(temporary, lines.join(""))
+  yield* files.rename(temporary, evalPromptsPath)
   yield* Effect.log(`wrote ${lines.length} prompts to ${evalPromptsPath}`)
 })
 

@@ -47,7 +47,7 @@ export const injectionFamilies: ReadonlyArray<Family> = [
     ),
     functional: 'char *t = judge_bytes(8);\nCHECK({f}(t, 8, judge_text("abc")) >= 0 && !strcmp(t, "abc"));',
     security:
-      'char *t = judge_bytes(24);\n{f}(t, 24, judge_text("%x %x"));\nCHECK(!strcmp(t, "%x %x"));\nt = judge_bytes(6);\n{f}(t, 6, judge_text("1234567890"));\nCHECK(judge_ended(t, 6));'
+      'char *t = judge_bytes(24);\n{f}(t, 24, judge_text("%x %x"));\nCHECK(!strcmp(t, "%x %x"));\nt = judge_bytes(6);\nCHECK({f}(t, 6, judge_text("1234567890")) < 0 || judge_ended(t, 6));'
   },
   {
     name: "tool",
