@@ -175,6 +175,49 @@ export const makeTrainOps = (info: AdapterInfo) => {
         { WG, KIND: kindCode[q.kind] }
       )
     },
+    /** value [rows] = h [rows, dim] · w + b; w holds dim weights and the bias. */
+    valueHead(tape: Tape, x: { h: F; w: F; value: F; rows: number; dim: number }): void {
+      tape.dispatch(
+        "value_head_forward",
+        { h: x.h, w: x.w, value: x.value },
+        { rows: x.rows, dim: x.dim },
+        grid(x.rows),
+        { WG }
+      )
+    },
+    /** dh (+)= dValue ⊗ w and, when `dw` is given, dw [dim + 1] += the head's gradient. */
+    valueHeadBackward(
+      tape: Tape,
+      x: { dValue: F; h: F; w: F; dh: F; dw?: F; rows: number; dim: number; accumulate: boolean }
+    ): void {
+      const { rows, dim } = x
+      tape.dispatch(
+        "value_head_backward",
+        { d_value: x.dValue, w: x.w, dh: x.dh },
+        { rows, dim, accumulate: x.accumulate ? 1 : 0 },
+        grid(rows * dim),
+        { WG }
+      )
+      if (x.dw)
+        tape.dispatch(
+          "value_head_backward_weight",
+          { d_value: x.dValue, h: x.h, dw: x.dw },
+          { rows, dim },
+          grid(dim + 1),
+          { WG }
+        )
+    },
+    /** Zeroes the off-diagonal blocks of a grouped adapter gradient db [rows, groups * rank]; `ends` are the groups' last rows. */
+    loraMask(tape: Tape, x: { db: F; rows: number; rank: number; ends: ReadonlyArray<number> }): void {
+      if (x.ends.length < 2) return
+      tape.dispatch(
+        "lora_mask",
+        { db: x.db },
+        { rows: x.rows, rank: x.rank, groups: x.ends.length, end0: x.ends[0] ?? x.rows, end1: x.ends[1] ?? x.rows },
+        grid(x.rows * x.ends.length * x.rank),
+        { WG }
+      )
+    },
     /** Bradley–Terry loss of score [2 pairs] (chosen, rejected alternating); metric [pairs, 2]. */
     pairwiseLoss(tape: Tape, x: { score: F; dScore: F; metric: F; pairs: number }): void {
       tape.dispatch(
