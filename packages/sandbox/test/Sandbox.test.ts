@@ -1,5 +1,5 @@
 /** Real bubblewrap, real compilers, real faults. Skipped as a whole, with the reason, where bubblewrap is missing. */
-import { spawnSync } from "node:child_process"
+import { spawn, spawnSync } from "node:child_process"
 import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { createServer } from "node:net"
 import { tmpdir } from "node:os"
@@ -29,6 +29,16 @@ const c = (
     argv: ["/bin/sh", "/job/run.sh"],
     limits
   })
+
+/** How many processes of the host's view run `sleep <marker>`. */
+const sleepers = (marker: string): number =>
+  readdirSync("/proc").filter((entry) => {
+    try {
+      return /^\d+$/.test(entry) && readFileSync(`/proc/${entry}/cmdline`, "utf8") === `sleep\0${marker}\0`
+    } catch {
+      return false
+    }
+  }).length
 
 suite(title, () => {
   test("hands over files, arguments, stdin and environment exactly, and returns both streams", () =>
@@ -236,19 +246,30 @@ suite(title, () => {
   test("interruption kills every process of the job before it completes", () =>
     Effect.gen(function* () {
       const marker = `7${process.pid}31`
-      const alive = () =>
-        readdirSync("/proc").filter((entry) => {
-          try {
-            return /^\d+$/.test(entry) && readFileSync(`/proc/${entry}/cmdline`, "utf8").includes(`sleep\0${marker}`)
-          } catch {
-            return false
-          }
-        }).length
       const fiber = yield* Effect.forkChild(sh(`sleep ${marker} & sleep ${marker}`, { limits: { wallMs: 60_000 } }))
-      for (let i = 0; i < 200 && alive() < 2; i++) yield* Effect.sleep(10)
-      assert.strictEqual(alive(), 2)
+      for (let i = 0; i < 200 && sleepers(marker) < 2; i++) yield* Effect.sleep(10)
+      assert.strictEqual(sleepers(marker), 2)
       yield* Fiber.interrupt(fiber)
-      assert.strictEqual(alive(), 0)
+      assert.strictEqual(sleepers(marker), 0)
+    }))
+
+  test("kill -9 of this process takes its jobs along", () =>
+    Effect.gen(function* () {
+      const marker = `8${process.pid}32`
+      const script = `
+        import { Effect } from "effect"
+        import { Sandbox } from "${new URL("../src/index.ts", import.meta.url).href}"
+        const job = { files: {}, argv: ["/bin/sh", "-c", "sleep ${marker} & sleep ${marker}"], limits: { wallMs: 60000 } }
+        await Effect.runPromise(Sandbox.use((s) => s.run(job)).pipe(Effect.provide(Sandbox.layer)))`
+      const parent = spawn(process.execPath, ["--input-type=module", "-e", script], {
+        cwd: new URL("..", import.meta.url),
+        stdio: "ignore"
+      })
+      for (let i = 0; i < 500 && sleepers(marker) < 2; i++) yield* Effect.sleep(10)
+      assert.strictEqual(sleepers(marker), 2)
+      parent.kill("SIGKILL")
+      for (let i = 0; i < 300 && sleepers(marker) > 0; i++) yield* Effect.sleep(10)
+      assert.strictEqual(sleepers(marker), 0)
     }))
 
   test("a command that does not exist is an error of the job, not a result", () =>

@@ -34,7 +34,8 @@ export const gccFindings = Effect.fnUntraced(function* (
 ): Effect.fn.Return<ReadonlyArray<Finding> | undefined> {
   if (answer.exitCode !== 0) return undefined
   const start = answer.output.search(/^[[{]/m)
-  const text = start < 0 ? "[]" : (answer.output.slice(start).split("\n")[0] ?? "[]")
+  if (start < 0) return undefined
+  const text = answer.output.slice(start).split("\n")[0] ?? ""
   const columnOf = columnReader(code)
   if (text.startsWith("[")) {
     const decoded = decodeDiagnostics(text)
