@@ -1,3 +1,15 @@
 /** Data to train and to measure on: the embedded corpus of small C tasks, real data sets, repairs and their curriculum. */
+
+export * from "./ContentHash.ts"
+export * from "./CurriculumOrder.ts"
 export * from "./corpus/index.ts"
+export * from "./DatasetError.ts"
+export * from "./Diff.ts"
+export * from "./Difficulty.ts"
+export * from "./Gate.ts"
+export * from "./Language.ts"
+export * from "./PrimeVul.ts"
+export * from "./PromptFilter.ts"
 export { hash32, makeRandom, type Random } from "./Random.ts"
+export * from "./Syntax.ts"
+export * from "./Tasks.ts"

@@ -56,7 +56,8 @@ export const barChart = (
       x += barWidth
     })
     parts.push(text((start + x) / 2 - 2, height + 18, group.name, ' text-anchor="middle"'))
-    x += gap
+    // A narrow group still needs room for its name.
+    x = Math.max(x, start + 84) + gap
   }
   return figure(title, x, height + 28, parts, groups[0]?.bars.map((bar) => bar.label) ?? [])
 }
