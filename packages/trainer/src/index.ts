@@ -8,6 +8,12 @@
  */
 export * from "./Gae.ts"
 export * from "./KlController.ts"
+export * from "./LanguageModelStep.ts"
+export * from "./Optimizer.ts"
+export * from "./Pretrain.ts"
+export * from "./Random.ts"
 export * from "./Reward.ts"
 export * from "./RewardConfig.ts"
 export * from "./RunningMoments.ts"
+export * from "./Schedule.ts"
+export * from "./TrainerError.ts"

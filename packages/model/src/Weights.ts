@@ -1,0 +1,179 @@
+/**
+ * A decoder's weights on the device, fused as the kernels want them: q, k, v in one matrix, gate and up in another.
+ *
+ * Frozen weights are one buffer each. For full-parameter training they are windows of one flat buffer, so that
+ * gradients, moments and the optimiser's single dispatch line up with them. Layout (row-major, [out, in]):
+ * qkv [(H + 2G) D, C], gateUp [2F, C], o [C, H D], down [C, F]; biases only for qkv, as in Qwen2.
+ */
+
+import { alignElements, Gpu, type Tensor, window } from "@srcode/gpu"
+import { Effect, type FileSystem } from "effect"
+import { type ModelConfig, tensorShapes } from "./Config.ts"
+import { ModelError } from "./ModelError.ts"
+import { requireFinite, type SafetensorsFile } from "./Safetensors.ts"
+import { type StoredDtype, type TensorToWrite, writeSafetensors } from "./SafetensorsWriter.ts"
+
+type F = Tensor<"f32">
+
+export interface LayerWeights {
+  readonly norm1: F
+  readonly qkv: F
+  readonly qkvBias: F | null
+  readonly o: F
+  readonly norm2: F
+  readonly gateUp: F
+  readonly down: F
+}
+
+export interface Weights {
+  readonly embed: F
+  readonly layers: ReadonlyArray<LayerWeights>
+  readonly norm: F
+  /** The same tensor as `embed` where the model ties them. */
+  readonly head: F
+}
+
+/** One device tensor and the Hugging Face tensors it is made of, in row order. */
+export interface WeightPart {
+  readonly key: string
+  readonly length: number
+  readonly sources: ReadonlyArray<{ readonly name: string; readonly shape: ReadonlyArray<number> }>
+}
+
+/** What a model of this configuration consists of, in a fixed order (also that of the flat buffer). */
+export const weightParts = (config: ModelConfig): ReadonlyArray<WeightPart> => {
+  const shapes = tensorShapes(config)
+  const part = (key: string, ...names: ReadonlyArray<string>): WeightPart => {
+    const sources = names.map((name) => ({ name, shape: shapes.get(name) ?? [] }))
+    return { key, sources, length: sources.reduce((sum, s) => sum + s.shape.reduce((a, b) => a * b, 1), 0) }
+  }
+  const parts = [part("embed", "model.embed_tokens.weight")]
+  for (let i = 0; i < config.numLayers; i++) {
+    const at = `model.layers.${i}`
+    const attention = (kind: string) => ["q", "k", "v"].map((p) => `${at}.self_attn.${p}_proj.${kind}`)
+    parts.push(part(`${i}.norm1`, `${at}.input_layernorm.weight`), part(`${i}.qkv`, ...attention("weight")))
+    if (config.attentionBias) parts.push(part(`${i}.qkvBias`, ...attention("bias")))
+    parts.push(
+      part(`${i}.o`, `${at}.self_attn.o_proj.weight`),
+      part(`${i}.norm2`, `${at}.post_attention_layernorm.weight`),
+      part(`${i}.gateUp`, `${at}.mlp.gate_proj.weight`, `${at}.mlp.up_proj.weight`),
+      part(`${i}.down`, `${at}.mlp.down_proj.weight`)
+    )
+  }
+  parts.push(part("norm", "model.norm.weight"))
+  if (!config.tieWordEmbeddings) parts.push(part("head", "lm_head.weight"))
+  return parts
+}
+
+const assemble = (config: ModelConfig, get: (key: string) => F): Weights => {
+  const embed = get("embed")
+  return {
+    embed,
+    layers: Array.from({ length: config.numLayers }, (_, i) => ({
+      norm1: get(`${i}.norm1`),
+      qkv: get(`${i}.qkv`),
+      qkvBias: config.attentionBias ? get(`${i}.qkvBias`) : null,
+      o: get(`${i}.o`),
+      norm2: get(`${i}.norm2`),
+      gateUp: get(`${i}.gateUp`),
+      down: get(`${i}.down`)
+    })),
+    norm: get("norm"),
+    head: config.tieWordEmbeddings ? embed : get("head")
+  }
+}
+
+/** Windows of `flat` by part, each on an aligned start. */
+export const windowsOf = (config: ModelConfig, flat: F): Weights => {
+  const at = new Map<string, F>()
+  let offset = 0
+  for (const part of weightParts(config)) {
+    at.set(part.key, window(flat, offset, part.length, part.key))
+    offset += alignElements(part.length)
+  }
+  return assemble(config, (key) => at.get(key) ?? flat)
+}
+
+/** Elements of a flat buffer for this configuration. */
+export const flatLength = (config: ModelConfig): number =>
+  weightParts(config).reduce((sum, part) => sum + alignElements(part.length), 0)
+
+/** Host copies of all parts, from a checkpoint; every value is checked to be finite. */
+const readPart = Effect.fnUntraced(function* (file: SafetensorsFile, part: WeightPart) {
+  const data = new Float32Array(part.length)
+  let at = 0
+  for (const { name, shape } of part.sources) {
+    const values = yield* file.readShape(name, shape)
+    yield* requireFinite("load weights", name, values)
+    data.set(values, at)
+    at += values.length
+  }
+  return data
+})
+
+/** Loads frozen weights, one device buffer a part. */
+export const loadWeights = Effect.fn("Weights.load")(function* (config: ModelConfig, file: SafetensorsFile) {
+  const gpu = yield* Gpu
+  const tensors = new Map<string, F>()
+  for (const part of weightParts(config)) {
+    const tensor = yield* gpu.alloc(`weights.${part.key}`, "f32", part.length)
+    yield* gpu.write(tensor, yield* readPart(file, part))
+    tensors.set(part.key, tensor)
+  }
+  const missing = tensors.get("embed")
+  if (missing === undefined) {
+    return yield* ModelError.invalid({ operation: "load weights", message: "the model has no embedding" })
+  }
+  return assemble(config, (key) => tensors.get(key) ?? missing)
+})
+
+/** The flat host image of a checkpoint, in the order of `windowsOf`. */
+export const readFlat = Effect.fn("Weights.readFlat")(function* (config: ModelConfig, file: SafetensorsFile) {
+  const flat = new Float32Array(flatLength(config))
+  let offset = 0
+  for (const part of weightParts(config)) {
+    flat.set(yield* readPart(file, part), offset)
+    offset += alignElements(part.length)
+  }
+  return flat
+})
+
+/** Cuts a flat host image back into Hugging Face tensors. */
+export const flatToTensors = (config: ModelConfig, flat: Float32Array): ReadonlyArray<TensorToWrite> => {
+  const out: Array<TensorToWrite> = []
+  let offset = 0
+  for (const part of weightParts(config)) {
+    let at = offset
+    for (const { name, shape } of part.sources) {
+      const length = shape.reduce((a, b) => a * b, 1)
+      out.push({ name, shape, data: flat.slice(at, at + length) })
+      at += length
+    }
+    offset += alignElements(part.length)
+  }
+  return out
+}
+
+/** Writes `model.safetensors` from a flat host image. */
+export const writeFlat = (
+  directory: string,
+  config: ModelConfig,
+  flat: Float32Array,
+  dtype: StoredDtype
+): Effect.Effect<void, ModelError, FileSystem.FileSystem> =>
+  writeSafetensors(`${directory}/model.safetensors`, flatToTensors(config, flat), { dtype })
+
+/** Random initialisation as in GPT-2 and Qwen2: normal(0, 0.02), projections into the residual scaled by 1/√(2L); norms 1, biases 0. */
+export const initialFlat = (config: ModelConfig, normal: () => number): Float32Array<ArrayBuffer> => {
+  const flat = new Float32Array(flatLength(config))
+  let offset = 0
+  for (const { key, length } of weightParts(config)) {
+    const kind = key.split(".").at(-1) ?? key
+    const std = kind === "o" || kind === "down" ? 0.02 / Math.sqrt(2 * config.numLayers) : 0.02
+    for (let i = 0; i < length; i++) {
+      flat[offset + i] = kind.startsWith("norm") ? 1 : kind === "qkvBias" ? 0 : std * normal()
+    }
+    offset += alignElements(length)
+  }
+  return flat
+}
