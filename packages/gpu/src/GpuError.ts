@@ -42,26 +42,31 @@ export class Validation extends Schema.TaggedError<Validation>()("Validation", {
 
 const firstLine = (text: string): string => text.split("\n").find((line) => line.trim() !== "") ?? ""
 
+type Reason = NoAdapter | OutOfMemory | ShaderInvalid | InvalidDispatch | DeviceLost | Validation
+
+const describe = (r: Reason): string => {
+  switch (r._tag) {
+    case "NoAdapter":
+      return `no usable GPU adapter for --device ${r.requested}: ${r.hint}`
+    case "OutOfMemory":
+      return `not enough device memory for ${r.label}: ${r.bytes} bytes wanted with ${r.live} in use, and ${r.limitName} is ${r.limit}; use a smaller batch or model, or raise SRCODE_GPU_MEMORY`
+    case "ShaderInvalid":
+      return `kernel ${r.kernel} is invalid: ${firstLine(r.detail)}`
+    case "InvalidDispatch":
+      return `kernel ${r.kernel} called wrongly: ${firstLine(r.detail)}`
+    case "DeviceLost":
+      return `the GPU device was lost: ${firstLine(r.detail)}; start the same command again to resume`
+    case "Validation":
+      return `the GPU rejected ${r.operation}: ${firstLine(r.detail)}`
+  }
+}
+
 export class GpuError extends Schema.TaggedError<GpuError>()("GpuError", {
   reason: Schema.Union([NoAdapter, OutOfMemory, ShaderInvalid, InvalidDispatch, DeviceLost, Validation])
 }) {
   /** One line for a person, with what to do where we know it. */
   override get message(): string {
-    const r = this.reason
-    switch (r._tag) {
-      case "NoAdapter":
-        return `no usable GPU adapter for --device ${r.requested}: ${r.hint}`
-      case "OutOfMemory":
-        return `not enough device memory for ${r.label}: ${r.bytes} bytes wanted with ${r.live} in use, and ${r.limitName} is ${r.limit}; use a smaller batch or model, or raise SRCODE_GPU_MEMORY`
-      case "ShaderInvalid":
-        return `kernel ${r.kernel} is invalid: ${firstLine(r.detail)}`
-      case "InvalidDispatch":
-        return `kernel ${r.kernel} called wrongly: ${firstLine(r.detail)}`
-      case "DeviceLost":
-        return `the GPU device was lost: ${firstLine(r.detail)}; start the same command again to resume`
-      case "Validation":
-        return `the GPU rejected ${r.operation}: ${firstLine(r.detail)}`
-    }
+    return describe(this.reason)
   }
 }
 

@@ -51,12 +51,19 @@ const pack = (spec: KernelSpec, params: Readonly<Record<string, number>>): Uint3
 const definedOnly = (values: Readonly<Record<string, number | undefined>>): Record<string, number> =>
   Object.fromEntries(Object.entries(values).filter((e): e is [string, number] => e[1] !== undefined))
 
+const outside = (tensor: Tensor): string =>
+  `covers elements ${tensor.offset}…${tensor.offset + tensor.length} of a buffer of ${tensor.buffer.size / 4}`
+
 export class Tape {
   readonly entries: Array<TapeEntry> = []
   failure: GpuError | undefined
 
   private reject(kernel: string, detail: string): void {
     this.failure ??= gpuError(new InvalidDispatch({ kernel, detail }))
+  }
+
+  private inside(tensor: Tensor): boolean {
+    return tensor.offset >= 0 && (tensor.offset + tensor.length) * 4 <= tensor.buffer.size
   }
 
   /** States what a launch needs of its tensors; the first broken statement fails the submit. */
@@ -92,6 +99,7 @@ export class Tape {
         )
       }
       if (tensor.length <= 0) return this.reject(name, `binding ${bindingName} (${tensor.label}) is empty`)
+      if (!this.inside(tensor)) return this.reject(name, `binding ${bindingName} (${tensor.label}) ${outside(tensor)}`)
       if (meta.access === "read") read.add(tensor.buffer)
       else if (written.has(tensor.buffer)) return this.reject(name, `buffer ${tensor.label} is bound for writing twice`)
       else written.add(tensor.buffer)
@@ -122,12 +130,16 @@ export class Tape {
     if (length > from.length || length > to.length) {
       return this.reject("copy", `${length} elements from ${from.label} [${from.length}] to ${to.label} [${to.length}]`)
     }
+    for (const tensor of [from, to]) {
+      if (!this.inside(tensor)) return this.reject("copy", `${tensor.label} ${outside(tensor)}`)
+    }
     if (from.buffer === to.buffer) return this.reject("copy", `${from.label} and ${to.label} are the same buffer`)
     if (length > 0) this.entries.push({ _tag: "Copy", from, to, length })
   }
 
   /** Sets every element to zero. */
   clear(tensor: Tensor): void {
+    if (!this.inside(tensor)) return this.reject("clear", `${tensor.label} ${outside(tensor)}`)
     if (tensor.length > 0) this.entries.push({ _tag: "Clear", tensor })
   }
 }

@@ -14,9 +14,9 @@ import {
   Validation
 } from "../GpuError.ts"
 import type { KernelName } from "../Kernel.ts"
-import { Tape } from "../Tape.ts"
+import { type Dispatch, Tape } from "../Tape.ts"
 import type { ElementType, Tensor } from "../Tensor.ts"
-import { makePipelines } from "./pipelines.ts"
+import { type Compiled, makePipelines } from "./pipelines.ts"
 
 // WebGPU's numeric flags (the globals are not defined in Node).
 const usage = { mapRead: 1, copySrc: 4, copyDst: 8, storage: 128, queryResolve: 512 }
@@ -114,7 +114,8 @@ const acquire = (choice: DeviceChoice) =>
     return yield* refuse(hints[choice])
   })
 
-export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions) {
+/** `kernels` is the folder of the kernel texts, another one only in tests. */
+export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, kernels?: URL) {
   const { instance, adapter, info } = yield* acquire(options.device)
   const features = wantedFeatures.filter((f) => adapter.features.has(f))
   const requiredLimits: Record<string, number> = {}
@@ -162,7 +163,7 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions) 
   let live = 0
   let peak = 0
   let dispatches = 0
-  const pipelines = makePipelines(device, new Set(features))
+  const pipelines = makePipelines(device, new Set(features), kernels)
 
   const alloc = <E extends ElementType>(
     label: string,
@@ -171,6 +172,7 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions) 
   ): Effect.Effect<Tensor<E>, GpuError, Scope.Scope> =>
     Effect.acquireRelease(
       Effect.suspend(() => {
+        if (failure !== undefined) return Effect.fail(failure)
         const bytes = Math.ceil(Math.max(1, length) / 4) * 16
         const refuse = (limit: number, limitName: string) =>
           Effect.fail(gpuError(new OutOfMemory({ label, bytes, live, limit, limitName })))
@@ -213,8 +215,7 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions) 
       return Effect.void
     })
 
-  const encodeDispatch = (pass: GPUComputePassEncoder, entry: import("../Tape.ts").Dispatch): void => {
-    const compiled = pipelines.get(entry.kernel, entry.constants)
+  const encodeDispatch = (pass: GPUComputePassEncoder, entry: Dispatch, compiled: Compiled): void => {
     pass.setPipeline(compiled.pipeline)
     pass.setBindGroup(
       0,
@@ -231,8 +232,12 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions) 
     dispatches++
   }
 
+  const resolve = (tape: Tape) =>
+    pipelines.resolve(tape.entries.flatMap((e) => (e._tag === "Dispatch" ? [e.dispatch] : [])))
+
   const encode = (
     tape: Tape,
+    compiled: ReadonlyArray<Compiled>,
     perDispatch?: (encoder: GPUCommandEncoder, index: number) => GPUComputePassEncoder
   ): GPUCommandBuffer => {
     const encoder = device.createCommandEncoder()
@@ -240,14 +245,13 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions) 
     let index = 0
     for (const entry of tape.entries) {
       if (entry._tag === "Dispatch") {
-        if (perDispatch !== undefined) {
-          const own = perDispatch(encoder, index++)
-          encodeDispatch(own, entry.dispatch)
+        const own = perDispatch?.(encoder, index)
+        pass ??= own ?? encoder.beginComputePass()
+        encodeDispatch(pass, entry.dispatch, compiled[index++]!)
+        if (own !== undefined) {
           own.end()
-          continue
+          pass = undefined
         }
-        pass ??= encoder.beginComputePass()
-        encodeDispatch(pass, entry.dispatch)
         continue
       }
       pass?.end()
@@ -278,15 +282,19 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions) 
 
   const submit = Effect.fnUntraced(function* (label: string, body: (tape: Tape) => void) {
     const tape = yield* record(label, body)
-    const commands = encode(tape)
-    yield* pipelines.settle
-    device.queue.submit([commands])
+    const compiled = yield* resolve(tape)
+    operation = label
+    device.queue.submit([encode(tape, compiled)])
     yield* check
   })
 
-  const idle = Effect.suspend(() => Effect.promise(() => device.queue.onSubmittedWorkDone())).pipe(
-    Effect.andThen(check)
-  )
+  const stopped = (what: string) => (cause: unknown) =>
+    failure ?? gpuError(new Validation({ operation: what, detail: String(cause) }))
+
+  const idle = Effect.tryPromise({
+    try: () => device.queue.onSubmittedWorkDone(),
+    catch: stopped("waiting for the device")
+  }).pipe(Effect.andThen(check))
 
   const readBytes = (buffer: GPUBuffer, offset: number, bytes: number): Effect.Effect<ArrayBuffer, GpuError> =>
     Effect.gen(function* () {
@@ -298,8 +306,7 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions) 
       device.queue.submit([encoder.finish()])
       yield* Effect.tryPromise({
         try: () => staging.mapAsync(mapModeRead),
-        catch: (cause) =>
-          failure ?? gpuError(new Validation({ operation: `read ${buffer.label}`, detail: String(cause) }))
+        catch: stopped(`read ${buffer.label}`)
       })
       const copy = staging.getMappedRange().slice(0, bytes)
       staging.destroy()
@@ -320,14 +327,14 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions) 
       yield* idle
       return []
     }
+    const compiled = yield* resolve(tape)
     const querySet = device.createQuerySet({ type: "timestamp", count: kernels.length * 2 })
     const resolved = device.createBuffer({ size: kernels.length * 16, usage: usage.queryResolve | usage.copySrc })
-    const commands = encode(tape, (encoder, i) =>
+    const commands = encode(tape, compiled, (encoder, i) =>
       encoder.beginComputePass({
         timestampWrites: { querySet, beginningOfPassWriteIndex: 2 * i, endOfPassWriteIndex: 2 * i + 1 }
       })
     )
-    yield* pipelines.settle
     const resolver = device.createCommandEncoder()
     resolver.resolveQuerySet(querySet, 0, kernels.length * 2, resolved, 0)
     device.queue.submit([commands, resolver.finish()])
@@ -340,8 +347,7 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions) 
   })
 
   const compile = Effect.fnUntraced(function* (kernels: ReadonlyArray<KernelName>) {
-    for (const kernel of kernels) pipelines.get(kernel, {})
-    yield* pipelines.settle
+    yield* pipelines.resolve(kernels.map((kernel) => ({ kernel, constants: {} })))
     yield* check
   })
 

@@ -1,12 +1,16 @@
-/** Compiles each expanded kernel text once and checks it against the committed manifest. */
+/**
+ * Compiles each expanded kernel text once and checks it against the committed manifest. What is wrong with a text stays
+ * wrong: every later use of the same pipeline fails with the same reason, before anything is encoded with it.
+ */
 import { createHash } from "node:crypto"
 import { readFileSync } from "node:fs"
-import { Effect } from "effect"
+import { Effect, Result } from "effect"
 import { type GpuError, gpuError, ShaderInvalid } from "../GpuError.ts"
 import { type KernelName, kernelSpec } from "../Kernel.ts"
 import { expand } from "./template.ts"
 
-const kernelsRoot = new URL("../../../../kernels/", import.meta.url)
+/** The folder of the kernel texts. */
+export const kernelsRoot = new URL("../../../../kernels/", import.meta.url)
 const visibilityCompute = 4
 
 export interface Compiled {
@@ -14,33 +18,55 @@ export interface Compiled {
   readonly layout: GPUBindGroupLayout
 }
 
-export interface Pipelines {
-  get(kernel: KernelName, constants: Readonly<Record<string, number>>): Compiled
-  /** Waits for compilations started since the last call; fails with the first that went wrong. */
-  readonly settle: Effect.Effect<void, GpuError>
+/** One specialisation of a kernel: the name and its constants. */
+export interface PipelineKey {
+  readonly kernel: KernelName
+  readonly constants: Readonly<Record<string, number>>
 }
 
-export const makePipelines = (device: GPUDevice, features: ReadonlySet<string>): Pipelines => {
-  const cache = new Map<string, Compiled>()
-  const layouts = new Map<string, GPUBindGroupLayout>()
-  const sources = new Map<KernelName, string>()
-  let pending: Array<Promise<GpuError | undefined>> = []
+export interface Pipelines {
+  /** The pipelines of `keys`, in their order; compiles what is new and fails with the first that is wrong. */
+  resolve(keys: ReadonlyArray<PipelineKey>): Effect.Effect<ReadonlyArray<Compiled>, GpuError>
+}
 
-  const source = (kernel: KernelName): string => {
+// Callers write constants in one order, so the text of the pairs identifies a pipeline; this runs once per dispatch.
+const nameOf = ({ kernel, constants }: PipelineKey): string => {
+  let name: string = kernel
+  for (const key in constants) name += ` ${key}=${constants[key]}`
+  return name
+}
+
+const featureOf: Readonly<Record<string, string>> = {
+  f16: "shader-f16",
+  subgroups: "subgroups",
+  subgroup_size_control: "subgroup-size-control"
+}
+
+export const makePipelines = (device: GPUDevice, features: ReadonlySet<string>, root: URL = kernelsRoot): Pipelines => {
+  const cache = new Map<string, Result.Result<Compiled, GpuError>>()
+  const layouts = new Map<string, GPUBindGroupLayout>()
+  const sources = new Map<KernelName, Result.Result<string, GpuError>>()
+  const invalid = (kernel: string, detail: string) => gpuError(new ShaderInvalid({ kernel, detail }))
+
+  const load = (kernel: KernelName): Result.Result<string, GpuError> => {
+    const spec = kernelSpec(kernel)
+    const missing = spec.features.map((f) => featureOf[f] ?? f.replaceAll("_", "-")).filter((f) => !features.has(f))
+    if (missing.length > 0) return Result.fail(invalid(kernel, `this device lacks ${missing.join(", ")}`))
+    return Result.try({
+      try: () => readFileSync(new URL(spec.file, root), "utf8"),
+      catch: () => invalid(kernel, `the file kernels/${spec.file} cannot be read`)
+    }).pipe(
+      Result.filterOrFail(
+        (text) => createHash("sha256").update(text).digest("hex").slice(0, 16) === spec.hash,
+        () => invalid(kernel, "the file differs from the committed manifest: run `npm run codegen`")
+      )
+    )
+  }
+
+  const source = (kernel: KernelName): Result.Result<string, GpuError> => {
     const known = sources.get(kernel)
     if (known !== undefined) return known
-    const spec = kernelSpec(kernel)
-    const text = readFileSync(new URL(spec.file, kernelsRoot), "utf8")
-    const hash = createHash("sha256").update(text).digest("hex").slice(0, 16)
-    if (hash !== spec.hash) {
-      pending.push(
-        Promise.resolve(
-          gpuError(
-            new ShaderInvalid({ kernel, detail: "the file differs from the committed manifest: run `npm run codegen`" })
-          )
-        )
-      )
-    }
+    const text = load(kernel)
     sources.set(kernel, text)
     return text
   }
@@ -61,58 +87,58 @@ export const makePipelines = (device: GPUDevice, features: ReadonlySet<string>):
     return layout
   }
 
-  const get = (kernel: KernelName, constants: Readonly<Record<string, number>>): Compiled => {
-    const key = `${kernel}|${Object.entries(constants)
-      .map(([k, v]) => `${k}=${v}`)
-      .sort()
-      .join(",")}`
-    const known = cache.get(key)
-    if (known !== undefined) return known
-    const spec = kernelSpec(kernel)
-    const text = expand(source(kernel), constants)
-    const layout = layoutOf(kernel)
-    const featureOf: Record<string, string> = {
-      f16: "shader-f16",
-      subgroups: "subgroups",
-      subgroup_size_control: "subgroup-size-control"
-    }
-    const missing = spec.features.map((f) => featureOf[f] ?? f.replaceAll("_", "-")).filter((f) => !features.has(f))
-    if (missing.length > 0) {
-      pending.push(
-        Promise.resolve(gpuError(new ShaderInvalid({ kernel, detail: `this device lacks ${missing.join(", ")}` })))
-      )
-    }
-    device.pushErrorScope("validation")
-    const module = device.createShaderModule({ label: kernel, code: text })
-    const immediateSize = Math.max(16, Object.keys(spec.params).length * 4)
-    const pipelineLayout = device.createPipelineLayout({ bindGroupLayouts: [layout], immediateSize })
-    const pipeline = device.createComputePipeline({
-      label: kernel,
-      layout: pipelineLayout,
-      compute: { module, entryPoint: "main" }
-    })
-    pending.push(
-      device
-        .popErrorScope()
-        .then((error) => (error === null ? undefined : gpuError(new ShaderInvalid({ kernel, detail: error.message }))))
+  const build = ({ kernel, constants }: PipelineKey, text: string): Effect.Effect<Compiled, GpuError> =>
+    Effect.flatMap(
+      Effect.tryPromise({
+        // One synchronous block between push and pop: error scopes are a stack of the device.
+        try: () => {
+          const layout = layoutOf(kernel)
+          const immediateSize = Math.max(16, Object.keys(kernelSpec(kernel).params).length * 4)
+          device.pushErrorScope("validation")
+          const module = device.createShaderModule({ label: kernel, code: expand(text, constants) })
+          const pipeline = device.createComputePipeline({
+            label: kernel,
+            layout: device.createPipelineLayout({ bindGroupLayouts: [layout], immediateSize }),
+            compute: { module, entryPoint: "main" }
+          })
+          return device.popErrorScope().then((error) => ({ error, compiled: { pipeline, layout } }))
+        },
+        catch: (cause) => invalid(kernel, String(cause))
+      }),
+      ({ compiled, error }) => (error === null ? Effect.succeed(compiled) : Effect.fail(invalid(kernel, error.message)))
     )
-    const compiled = { pipeline, layout }
-    cache.set(key, compiled)
-    return compiled
-  }
 
-  const settle = Effect.suspend(() => {
-    if (pending.length === 0) return Effect.void
-    const waiting = pending
-    pending = []
-    return Effect.flatMap(
-      Effect.promise(() => Promise.all(waiting)),
-      (results) => {
-        const first = results.find((r) => r !== undefined)
-        return first === undefined ? Effect.void : Effect.fail(first)
+  const lookUp = (names: ReadonlyArray<string>): Effect.Effect<ReadonlyArray<Compiled>, GpuError> =>
+    Effect.suspend(() => {
+      const found: Array<Compiled> = []
+      for (const name of names) {
+        const result = cache.get(name)
+        if (result === undefined) continue
+        if (Result.isFailure(result)) return Effect.fail(result.failure)
+        found.push(result.success)
       }
-    )
-  })
+      return Effect.succeed(found)
+    })
 
-  return { get, settle }
+  const resolve = (keys: ReadonlyArray<PipelineKey>): Effect.Effect<ReadonlyArray<Compiled>, GpuError> =>
+    Effect.suspend(() => {
+      const names = keys.map(nameOf)
+      const fresh = new Map<string, PipelineKey>()
+      keys.forEach((key, i) => {
+        if (!cache.has(names[i]!)) fresh.set(names[i]!, key)
+      })
+      if (fresh.size === 0) return lookUp(names)
+      return Effect.forEach(
+        fresh,
+        ([name, key]) =>
+          Effect.fromResult(source(key.kernel)).pipe(
+            Effect.flatMap((text) => build(key, text)),
+            Effect.result,
+            Effect.map((result) => cache.set(name, result))
+          ),
+        { concurrency: "unbounded", discard: true }
+      ).pipe(Effect.andThen(lookUp(names)))
+    })
+
+  return { resolve }
 }

@@ -33,6 +33,8 @@ export const expand = (source: string, constants: Readonly<Record<string, number
       if (open) {
         const [inner, next] = block(i + 1)
         const [low, high] = [bound(open[2]!), bound(open[3]!)]
+        // A misspelt bound must not drop the loop silently: this line does not compile and names it.
+        if (Number.isNaN(low + high)) out.push(`unknown_loop_bound ${open[2]} ${open[3]};`)
         for (let k = low; k < high; k++) for (const l of inner) out.push(l.replaceAll(`$${open[1]}`, String(k)))
         i = next
       } else if (/^\s*\/\/@end\s*$/.test(line)) {

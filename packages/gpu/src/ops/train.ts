@@ -265,6 +265,8 @@ export const makeTrainOps = (info: AdapterInfo) => {
           beta2: x.beta2,
           eps: x.eps,
           weight_decay: x.weightDecay,
+          rest1: 1 - x.beta1,
+          rest2: 1 - x.beta2,
           correction1: 1 - x.beta1 ** x.step,
           correction2: 1 - x.beta2 ** x.step
         },
