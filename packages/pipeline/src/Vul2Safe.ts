@@ -41,6 +41,11 @@ export interface Vul2SafeOptions<E = never, R = never> {
   readonly concurrency?: number
   /** Default `reject`: a patch that no analyzer could read is not vouched for. */
   readonly whenNotAnalysed?: "reject" | "accept"
+  /**
+   * `whenUnrepaired` lets the data set's real fix (a paired row's twin) stand in where the teacher has no repair; it
+   * skips reflection and passes the gate and the prompt filter like any other. Default `never`.
+   */
+  readonly twins?: "never" | "whenUnrepaired"
   readonly order?: CurriculumOrder
   readonly onProgress?: (progress: Vul2SafeProgress) => Effect.Effect<void>
 }
@@ -110,7 +115,8 @@ const checkOptions = Effect.fnUntraced(function* (options: Vul2SafeOptions<unkno
               : null
   if (problem !== null) return yield* new UserError({ message: problem })
   const whenNotAnalysed = options.whenNotAnalysed ?? "reject"
-  return { limit, maxRounds, seed, auditShare, concurrency, whenNotAnalysed, order: options.order ?? "progressive" }
+  const { order = "progressive", twins = "never" } = options
+  return { limit, maxRounds, seed, auditShare, concurrency, whenNotAnalysed, twins, order }
 })
 
 /** Ends the stream with the `limit`-th kept sample; dropped rows on the way pass through. */
@@ -150,8 +156,9 @@ const processAll = Effect.fnUntraced(function* <E, R>(
   const store = yield* RunStore
   const teacher = yield* Teacher
   const tools = yield* (yield* Analyzer).describe
-  const { maxRounds, whenNotAnalysed, limit } = settings
-  const keyOf = (sample: Sample) => hashJson({ sample, teacher: teacher.name, tools, maxRounds, whenNotAnalysed })
+  const { maxRounds, whenNotAnalysed, twins, limit } = settings
+  const keyOf = (sample: Sample) =>
+    hashJson({ sample, teacher: teacher.name, tools, maxRounds, whenNotAnalysed, twins })
 
   const journal = yield* store.appender(vul2safeFiles.journal, JournalEntry)
   const known = new Map<string, Outcome>()
@@ -183,7 +190,7 @@ const processAll = Effect.fnUntraced(function* <E, R>(
     const { sample } = selection
     const key = keyOf(sample)
     const earlier = known.get(key)
-    const outcome: Outcome = earlier ?? (yield* repairSample(sample, { maxRounds, whenNotAnalysed }))
+    const outcome: Outcome = earlier ?? (yield* repairSample(sample, { maxRounds, whenNotAnalysed, twins }))
     if (earlier === undefined) {
       yield* journal.append({
         key,

@@ -296,6 +296,28 @@ describe("vul2safe", () => {
     })
   )
 
+  it.live("lets the real fix stand in where asked, through the same gate", () =>
+    Effect.gen(function* () {
+      const dir = yield* temporary
+      // Of the unrepaired (2, 3, 8, 9) the even ones have a twin.
+      const summary = yield* run(dir, world.teacherLayer(world.noCalls()), { twins: "whenUnrepaired" })
+      const triplets = yield* Stream.runCollect(readJsonLines(nodePath.join(dir, vul2safeFiles.triplets), Triplet))
+      assert.deepStrictEqual(
+        triplets.map(({ provenance }) => `${provenance.source.idx} ${provenance.teacher}`),
+        ["0 world", "1 world", "2 primevul fix", "6 world", "7 world", "8 primevul fix"]
+      )
+      assert.strictEqual(triplets[2]?.explanation, "the fix made by world")
+      assert.deepStrictEqual(summary.rejects, {
+        "reflect/not-accepted": 2,
+        "gate/finding-remains": 2,
+        "prompts/leak": 2
+      })
+      const broken = asSelections(Stream.make({ ...world.sample(2), twin: "int f2(" }))
+      const stopped = yield* run(dir, world.teacherLayer(world.noCalls()), { samples: broken, twins: "whenUnrepaired" })
+      assert.deepStrictEqual(stopped.rejects, { "gate/does-not-parse": 1 })
+    })
+  )
+
   it.live("refuses options that make no sense, and hands on a bad input row", () =>
     Effect.gen(function* () {
       const dir = yield* temporary
@@ -338,7 +360,14 @@ describe.skipIf(!fs.existsSync(real))(
         const rejected = Object.entries(summary.rejects).filter(([key]) => !key.startsWith("select/"))
         assert.strictEqual(summary.samples, 40)
         assert.strictEqual(summary.triplets + rejected.reduce((sum, [, count]) => sum + count, 0), 40)
-        yield* Effect.logInfo("outcomes", summary)
+        // With the projects' own fixes where the rules know none, the gate passes many and stops some.
+        const other = yield* temporary
+        const more = yield* vul2safe({ samples: readPrimeVul(real), limit: 40, twins: "whenUnrepaired" }).pipe(
+          Effect.provide(Layer.mergeAll(TeacherRules.layer, analyzer, RunStore.layer(other))),
+          Effect.catchTag("AnalyzerError", (error) => Effect.sync(() => context.skip(error.message)))
+        )
+        assert.isAbove(more.triplets, 10)
+        assert.isAbove(Object.entries(more.rejects).filter(([key]) => key.startsWith("gate/")).length, 0)
       })
     )
   }

@@ -11,6 +11,8 @@ import { Effect } from "effect"
 
 export interface RepairOptions extends GateOptions {
   readonly maxRounds: number
+  /** `whenUnrepaired`: where the teacher has no repair, the project's own fix takes its place, without reflection. */
+  readonly twins: "never" | "whenUnrepaired"
 }
 
 export type Outcome =
@@ -80,6 +82,17 @@ interface Accepted {
   readonly cwe: CweId
   readonly rounds: number
   readonly cost: number
+  /** Who wrote the repair. */
+  readonly author: string
+}
+
+/** The project's own fix as the repair, for a sample that has one. */
+const fromTwin = (sample: Sample): Accepted | null => {
+  const [cwe] = sample.cwes
+  if (sample.twin === null || cwe === undefined) return null
+  const { commitMessage, dataset, project } = sample.source
+  const explanation = commitMessage.trim() === "" ? `the fix made by ${project}` : commitMessage.trim()
+  return { repair: { code: sample.twin, explanation, cwe, cost: 0 }, cwe, rounds: 1, cost: 0, author: `${dataset} fix` }
 }
 
 const converse = Effect.fnUntraced(function* (sample: Sample, maxRounds: number) {
@@ -109,7 +122,7 @@ const converse = Effect.fnUntraced(function* (sample: Sample, maxRounds: number)
       .pipe(orReject(sample, "reflect", repair.code))
     if (isOutcome(reflection)) return reflection
     if (reflection.accepted) {
-      const accepted: Accepted = { repair, cwe, rounds: round, cost }
+      const accepted: Accepted = { repair, cwe, rounds: round, cost, author: teacher.name }
       return accepted
     }
     critique = reflection.critique
@@ -130,7 +143,8 @@ export const repairSample = Effect.fn("Vul2Safe.repairSample")(function* (sample
   const analyzer = yield* Analyzer
   const syntax = yield* Syntax
   const { language, code } = sample
-  const accepted: Accepted | Outcome = yield* converse(sample, options.maxRounds)
+  const answer: Accepted | Outcome = yield* converse(sample, options.maxRounds)
+  const accepted = isOutcome(answer) && options.twins === "whenUnrepaired" ? (fromTwin(sample) ?? answer) : answer
   if (isOutcome(accepted)) return accepted
   const { repair, cwe, rounds, cost } = accepted
 
@@ -182,7 +196,7 @@ export const repairSample = Effect.fn("Vul2Safe.repairSample")(function* (sample
       source: sample.source,
       cwe,
       rounds,
-      teacher: teacher.name,
+      teacher: accepted.author,
       cost,
       before,
       after,
