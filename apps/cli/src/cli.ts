@@ -1,0 +1,64 @@
+/** The command tree and how it is run: `start()` is called by main.ts and by nothing else. */
+import { NodeRuntime, NodeServices } from "@effect/platform-node"
+import { Effect, Logger } from "effect"
+import { CliOutput, Command } from "effect/cli"
+import packageJson from "../package.json" with { type: "json" }
+import { doctor } from "./commands/doctor.ts"
+import { rewards } from "./commands/rewards.ts"
+import { runToExitCode } from "./errors.ts"
+import { srcode } from "./root.ts"
+
+const command = srcode.pipe(Command.withSubcommands([doctor, rewards]))
+
+/** Help is printed when it is asked for; an invocation that cannot be understood gets one line (errors.ts). */
+const helpOnlyOnRequest = Effect.map(CliOutput.Presenter, (presenter) =>
+  CliOutput.Presenter.of({
+    present: (event) => (event._tag === "Help" && event.reason === "Implicit" ? Effect.void : presenter.present(event))
+  })
+)
+
+const program = Effect.gen(function* () {
+  const presenter = yield* helpOnlyOnRequest
+  return yield* runToExitCode(
+    Command.run(command, { version: packageJson.version, renderErrors: false }).pipe(
+      Effect.provideService(CliOutput.Presenter, presenter)
+    )
+  )
+}).pipe(Effect.provide(NodeServices.layer), Effect.provideService(Logger.LogToStderr, true))
+
+const signals = ["SIGINT", "SIGTERM"] as const
+
+/**
+ * The first Ctrl-C lets the work stop in order (files closed, children ended); the second ends the process at once,
+ * which is the way out when something never returns.
+ */
+const endOnSecondSignal = () => {
+  for (const signal of signals) {
+    let count = 0
+    process.on(signal, () => {
+      count += 1
+      if (count < 2) return
+      process.removeAllListeners(signal)
+      process.kill(process.pid, signal)
+    })
+  }
+}
+
+/** Runs the command line of this process and ends it with the right exit code. */
+export const start = () => {
+  endOnSecondSignal()
+  let code = 130
+  const main = Effect.tap(program, (exitCode) =>
+    Effect.sync(() => {
+      code = exitCode
+    })
+  )
+  NodeRuntime.runMain(main, {
+    disableErrorReporting: true,
+    teardown: (_exit, onExit) => {
+      // Leaving waits for reads that are still blocked in the system: a further signal must end the process then.
+      for (const signal of signals) process.removeAllListeners(signal)
+      onExit(code)
+    }
+  })
+}

@@ -1,0 +1,29 @@
+/** The root command, the flag that every subcommand shares (`yield* srcode` reads it), and the kinds of flags they use. */
+import { deviceChoices } from "@srcode/gpu"
+import { Schema } from "effect"
+import { Command, Flag } from "effect/cli"
+
+const device = Flag.Literals("device", deviceChoices).pipe(
+  Flag.withDescription("Where to compute (default: SRCODE_DEVICE, else auto: hardware, then a software driver)"),
+  Flag.optional
+)
+
+/**
+ * A flag that names a file, as the user wrote it. Whether it can be read or written is told on reading or writing:
+ * pipes and /dev/stdin are files too.
+ */
+export const fileFlag = (name: string, description: string) =>
+  Flag.String(name).pipe(
+    Flag.withDescription(description),
+    Flag.withMetavar("FILE"),
+    Flag.withSchema(Schema.NonEmptyString)
+  )
+
+export const srcode = Command.make("srcode").pipe(
+  Command.withDescription("Teach code language models to write secure code: data, training, evaluation"),
+  Command.withSharedFlags({ device }),
+  Command.withExamples([
+    { command: "npm run srcode -- doctor", description: "What this machine can do" },
+    { command: "npm run srcode -- rewards --help", description: "Help on one command, with examples" }
+  ])
+)

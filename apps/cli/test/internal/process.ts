@@ -1,0 +1,56 @@
+/** Runs the real command line as a process of its own, in a folder of its own. */
+import { spawn } from "node:child_process"
+import * as fs from "node:fs"
+import * as os from "node:os"
+import * as nodePath from "node:path"
+
+export const main = nodePath.resolve(import.meta.dirname, "../../src/main.ts")
+
+export interface Ended {
+  readonly code: number | null
+  readonly signal: NodeJS.Signals | null
+  readonly stdout: string
+  readonly stderr: string
+}
+
+export interface Options {
+  readonly cwd?: string
+  readonly env?: Readonly<Record<string, string | undefined>>
+  /** Called once the process runs; may send signals or close its streams. */
+  readonly during?: (child: ReturnType<typeof spawn>) => void
+  readonly nodeArgs?: ReadonlyArray<string>
+}
+
+/** Ends with what the process ended with; a process that takes longer than 60 s is killed and has signal SIGKILL. */
+export const run = (args: ReadonlyArray<string>, options: Options = {}): Promise<Ended> =>
+  new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [...(options.nodeArgs ?? []), main, ...args], {
+      cwd: options.cwd ?? os.tmpdir(),
+      env: { ...process.env, SRCODE_DEBUG: "", SRCODE_DEVICE: "null", NO_COLOR: "1", ...options.env },
+      stdio: ["ignore", "pipe", "pipe"]
+    })
+    const text = { stdout: "", stderr: "" }
+    child.stdout.on("data", (data) => {
+      text.stdout += String(data)
+    })
+    child.stderr.on("data", (data) => {
+      text.stderr += String(data)
+    })
+    const timer = setTimeout(() => child.kill("SIGKILL"), 60_000)
+    child.on("error", reject)
+    child.on("close", (code, signal) => {
+      clearTimeout(timer)
+      resolve({ code, signal, ...text })
+    })
+    options.during?.(child)
+  })
+
+/** A fresh folder, removed after use. */
+export const inFolder = async <A>(use: (folder: string) => Promise<A>): Promise<A> => {
+  const folder = fs.mkdtempSync(nodePath.join(os.tmpdir(), "srcode-cli-"))
+  try {
+    return await use(folder)
+  } finally {
+    fs.rmSync(folder, { recursive: true, force: true })
+  }
+}
