@@ -5,8 +5,14 @@ import type { AdapterInfo } from "./Gpu.ts"
 import { makeLayerOps } from "./ops/layer.ts"
 import { makeMatmul } from "./ops/matmul.ts"
 import { makeTrainOps } from "./ops/train.ts"
+import { makeVocabularyOps } from "./ops/vocabulary.ts"
 
-export const makeOps = (info: AdapterInfo) => ({ ...makeMatmul(info), ...makeLayerOps(info), ...makeTrainOps(info) })
+export const makeOps = (info: AdapterInfo) => ({
+  ...makeMatmul(info),
+  ...makeLayerOps(info),
+  ...makeVocabularyOps(info),
+  ...makeTrainOps(info)
+})
 
 export type Ops = ReturnType<typeof makeOps>
 

@@ -1,4 +1,9 @@
-/** Launches of the transformer layer's other operations: norm, rotary embedding, attention, SwiGLU, embedding, sums. */
+/**
+ * Launches of the transformer layer's other operations: norm, rotary embedding, attention, SwiGLU, embedding, sums.
+ *
+ * Reductions along a row exist twice: one invocation a row where barriers are dear (drivers that compute on the CPU), one
+ * workgroup a row elsewhere.
+ */
 import type { AdapterInfo } from "../Gpu.ts"
 import { grid1d, type Tape } from "../Tape.ts"
 import type { Tensor } from "../Tensor.ts"
@@ -8,6 +13,19 @@ type U = Tensor<"u32">
 
 /** Invocations a workgroup: small where the driver spreads workgroups over few cores, 64 on hardware. */
 export const groupSize = (info: AdapterInfo): number => (info.software ? 8 : 64)
+
+/** States that each named tensor holds at least so many elements. */
+export const fits = (
+  tape: Tape,
+  kernel: string,
+  needs: ReadonlyArray<readonly [name: string, tensor: Tensor | undefined, elements: number]>
+): void => {
+  for (const [name, tensor, elements] of needs) {
+    if (tensor !== undefined && tensor.length < elements) {
+      tape.require(false, kernel, `${name} (${tensor.label}) holds ${tensor.length} of ${elements} elements`)
+    }
+  }
+}
 
 export interface HeadShape {
   readonly rows: number
@@ -36,41 +54,47 @@ export const makeLayerOps = (info: AdapterInfo) => {
   return {
     /** y = x / rms(x) * w by row; rstd [rows] is kept for backward. */
     rmsNorm(tape: Tape, x: { x: F; w: F; y: F; rstd: F; rows: number; dim: number; eps: number }): void {
-      tape.require(
-        x.x.length >= x.rows * x.dim && x.y.length >= x.rows * x.dim && x.w.length >= x.dim && x.rstd.length >= x.rows,
-        "rms_norm",
-        `[${x.rows}, ${x.dim}] does not fit its tensors`
-      )
-      tape.dispatch(
-        "rms_norm_forward",
-        { x: x.x, w: x.w, y: x.y, rstd: x.rstd },
-        { rows: x.rows, dim: x.dim, eps: x.eps },
-        grid(x.rows),
-        { WG }
-      )
+      const size = x.rows * x.dim
+      fits(tape, "rms_norm", [
+        ["x", x.x, size],
+        ["w", x.w, x.dim],
+        ["y", x.y, size],
+        ["rstd", x.rstd, x.rows]
+      ])
+      const bindings = { x: x.x, w: x.w, y: x.y, rstd: x.rstd }
+      const params = { rows: x.rows, dim: x.dim, eps: x.eps }
+      if (info.software) tape.dispatch("rms_norm_forward", bindings, params, grid(x.rows), { WG })
+      else tape.dispatch("rms_norm_forward_workgroup", bindings, params, grid1d(x.rows, 1))
     },
     /** dx (+)= gradient through the norm. */
     rmsNormBackward(
       tape: Tape,
       x: { x: F; w: F; rstd: F; dy: F; dx: F; rows: number; dim: number; accumulate: boolean }
     ): void {
-      tape.dispatch(
-        "rms_norm_backward",
-        { x: x.x, w: x.w, rstd: x.rstd, dy: x.dy, dx: x.dx },
-        { rows: x.rows, dim: x.dim, accumulate: x.accumulate ? 1 : 0 },
-        grid(x.rows),
-        { WG }
-      )
+      const size = x.rows * x.dim
+      fits(tape, "rms_norm_backward", [
+        ["x", x.x, size],
+        ["w", x.w, x.dim],
+        ["rstd", x.rstd, x.rows],
+        ["dy", x.dy, size],
+        ["dx", x.dx, size]
+      ])
+      const bindings = { x: x.x, w: x.w, rstd: x.rstd, dy: x.dy, dx: x.dx }
+      const params = { rows: x.rows, dim: x.dim, accumulate: x.accumulate ? 1 : 0 }
+      if (info.software) tape.dispatch("rms_norm_backward", bindings, params, grid(x.rows), { WG })
+      else tape.dispatch("rms_norm_backward_workgroup", bindings, params, grid1d(x.rows, 1))
     },
     /** dw [dim] += sum over rows of dy * x * rstd; `scratch` holds ceil(rows / 128) * dim elements. */
     rmsNormBackwardWeight(tape: Tape, x: { x: F; rstd: F; dy: F; dw: F; scratch: F; rows: number; dim: number }): void {
       const block = 128
       const blocks = Math.ceil(x.rows / block)
-      tape.require(
-        x.scratch.length >= blocks * x.dim,
-        "rms_norm_backward_weight",
-        `scratch holds ${x.scratch.length} of ${blocks * x.dim}`
-      )
+      fits(tape, "rms_norm_backward_weight", [
+        ["x", x.x, x.rows * x.dim],
+        ["rstd", x.rstd, x.rows],
+        ["dy", x.dy, x.rows * x.dim],
+        ["dw", x.dw, x.dim],
+        ["scratch", x.scratch, blocks * x.dim]
+      ])
       tape.dispatch(
         "rms_norm_backward_weight",
         { x: x.x, rstd: x.rstd, dy: x.dy, partial: x.scratch },
@@ -95,6 +119,10 @@ export const makeLayerOps = (info: AdapterInfo) => {
       const accumulate = x.accumulate === true ? 1 : 0
       const block = 128
       const blocks = Math.ceil(x.rows / block)
+      fits(tape, "column_sum", [
+        ["x", x.x, x.rows * x.cols],
+        ["out", x.out, x.cols]
+      ])
       if (x.scratch === undefined || blocks === 1) {
         return tape.dispatch(
           "column_sum_forward",
@@ -104,11 +132,7 @@ export const makeLayerOps = (info: AdapterInfo) => {
           { WG }
         )
       }
-      tape.require(
-        x.scratch.length >= blocks * x.cols,
-        "column_sum",
-        `scratch holds ${x.scratch.length} of ${blocks * x.cols}`
-      )
+      fits(tape, "column_sum", [["scratch", x.scratch, blocks * x.cols]])
       tape.dispatch(
         "column_sum_forward",
         { x: x.x, out: x.scratch },
@@ -127,11 +151,14 @@ export const makeLayerOps = (info: AdapterInfo) => {
     /** Splits qkv, rotates q and k, and stores k and v at `kvRow`. */
     rope(tape: Tape, x: HeadShape & { qkv: F; position: U; kvRow: U; cosine: F; sine: F; q: F; k: F; v: F }): void {
       const count = (x.rows * (x.heads + 2 * x.kvHeads) * x.headDim) / 2
-      tape.require(
-        x.headDim % 2 === 0 && x.qkv.length >= 2 * count,
-        "rope",
-        `head_dim ${x.headDim} must be even and qkv hold ${2 * count} elements`
-      )
+      tape.require(x.headDim % 2 === 0, "rope", `head_dim ${x.headDim} must be even`)
+      // How long k and v must be depends on kvRow, which only the device knows.
+      fits(tape, "rope", [
+        ["qkv", x.qkv, 2 * count],
+        ["position", x.position, x.rows],
+        ["kvRow", x.kvRow, x.rows],
+        ["q", x.q, x.rows * x.heads * x.headDim]
+      ])
       tape.dispatch(
         "rope_forward",
         { qkv: x.qkv, position: x.position, kv_row: x.kvRow, cosine: x.cosine, sine: x.sine, q: x.q, k: x.k, v: x.v },
@@ -142,6 +169,14 @@ export const makeLayerOps = (info: AdapterInfo) => {
     },
     ropeBackward(tape: Tape, x: HeadShape & { dq: F; dk: F; dv: F; position: U; cosine: F; sine: F; dqkv: F }): void {
       const count = (x.rows * (x.heads + 2 * x.kvHeads) * x.headDim) / 2
+      tape.require(x.headDim % 2 === 0, "rope_backward", `head_dim ${x.headDim} must be even`)
+      fits(tape, "rope_backward", [
+        ["dq", x.dq, x.rows * x.heads * x.headDim],
+        ["dk", x.dk, x.rows * x.kvHeads * x.headDim],
+        ["dv", x.dv, x.rows * x.kvHeads * x.headDim],
+        ["position", x.position, x.rows],
+        ["dqkv", x.dqkv, 2 * count]
+      ])
       tape.dispatch(
         "rope_backward",
         { dq: x.dq, dk: x.dk, dv: x.dv, position: x.position, cosine: x.cosine, sine: x.sine, dqkv: x.dqkv },
@@ -153,6 +188,14 @@ export const makeLayerOps = (info: AdapterInfo) => {
     /** Attention of each row over its key range [kvStart, kvEnd); stat [rows, heads, 2] is kept for backward. */
     attention(tape: Tape, x: HeadShape & { q: F; k: F; v: F; kvStart: U; kvEnd: U; o: F; stat: F }): void {
       const QUADS = quads(tape, x)
+      const size = x.rows * x.heads * x.headDim
+      fits(tape, "attention", [
+        ["q", x.q, size],
+        ["kvStart", x.kvStart, x.rows],
+        ["kvEnd", x.kvEnd, x.rows],
+        ["o", x.o, size],
+        ["stat", x.stat, 2 * x.rows * x.heads]
+      ])
       tape.dispatch(
         "attention_forward",
         { q: x.q, k: x.k, v: x.v, kv_start: x.kvStart, kv_end: x.kvEnd, o: x.o, stat: x.stat },
@@ -167,6 +210,21 @@ export const makeLayerOps = (info: AdapterInfo) => {
       x: HeadShape & { q: F; k: F; v: F; o: F; dO: F; stat: F; kvStart: U; qEnd: U; dq: F; dk: F; dv: F }
     ): void {
       const QUADS = quads(tape, x)
+      const size = x.rows * x.heads * x.headDim
+      const kvSize = x.rows * x.kvHeads * x.headDim
+      fits(tape, "attention_backward", [
+        ["q", x.q, size],
+        ["k", x.k, kvSize],
+        ["v", x.v, kvSize],
+        ["o", x.o, size],
+        ["dO", x.dO, size],
+        ["stat", x.stat, 2 * x.rows * x.heads],
+        ["kvStart", x.kvStart, x.rows],
+        ["qEnd", x.qEnd, x.rows],
+        ["dq", x.dq, size],
+        ["dk", x.dk, kvSize],
+        ["dv", x.dv, kvSize]
+      ])
       tape.dispatch(
         "attention_backward_query",
         { q: x.q, k: x.k, v: x.v, o: x.o, d_o: x.dO, stat: x.stat, kv_start: x.kvStart, dq: x.dq },
@@ -184,9 +242,20 @@ export const makeLayerOps = (info: AdapterInfo) => {
     },
     /** y [rows, dim] = silu(gate) * up of gu [rows, 2 dim]. */
     swiglu(tape: Tape, x: { gu: F; y: F; rows: number; dim: number }): void {
+      const size = x.rows * x.dim
+      fits(tape, "swiglu", [
+        ["gu", x.gu, 2 * size],
+        ["y", x.y, size]
+      ])
       tape.dispatch("swiglu_forward", { gu: x.gu, y: x.y }, { rows: x.rows, dim: x.dim }, grid(x.rows * x.dim), { WG })
     },
     swigluBackward(tape: Tape, x: { gu: F; dy: F; dgu: F; rows: number; dim: number }): void {
+      const size = x.rows * x.dim
+      fits(tape, "swiglu_backward", [
+        ["gu", x.gu, 2 * size],
+        ["dy", x.dy, size],
+        ["dgu", x.dgu, 2 * size]
+      ])
       tape.dispatch(
         "swiglu_backward",
         { gu: x.gu, dy: x.dy, dgu: x.dgu },
@@ -197,6 +266,10 @@ export const makeLayerOps = (info: AdapterInfo) => {
     },
     /** out[i,:] = table[id[i],:]. */
     gatherRows(tape: Tape, x: { table: F; id: U; out: F; rows: number; dim: number }): void {
+      fits(tape, "embedding", [
+        ["id", x.id, x.rows],
+        ["out", x.out, x.rows * x.dim]
+      ])
       tape.dispatch(
         "embedding_forward",
         { table: x.table, id: x.id, out: x.out },
@@ -210,6 +283,10 @@ export const makeLayerOps = (info: AdapterInfo) => {
       tape: Tape,
       x: { dy: F; start: U; order: U; dtable: F; rows: number; dim: number; accumulate: boolean }
     ): void {
+      fits(tape, "embedding_backward", [
+        ["start", x.start, x.rows + 1],
+        ["dtable", x.dtable, x.rows * x.dim]
+      ])
       tape.dispatch(
         "embedding_backward",
         { dy: x.dy, start: x.start, order: x.order, dtable: x.dtable },

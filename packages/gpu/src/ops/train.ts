@@ -2,7 +2,7 @@
 import type { AdapterInfo } from "../Gpu.ts"
 import { grid1d, type Tape } from "../Tape.ts"
 import type { Tensor } from "../Tensor.ts"
-import { groupSize } from "./layer.ts"
+import { fits, groupSize } from "./layer.ts"
 
 type F = Tensor<"f32">
 type U = Tensor<"u32">
@@ -31,69 +31,6 @@ export const makeTrainOps = (info: AdapterInfo) => {
   const WG = groupSize(info)
   const grid = (count: number) => grid1d(count, WG)
   return {
-    /** Folds one vocabulary chunk (columns `offset`…) into state [rows, 5]. `refLogits` adds the KL sum. */
-    logSoftmaxChunk(
-      tape: Tape,
-      x: {
-        logits: F
-        refLogits?: F
-        target: U
-        state: F
-        rows: number
-        cols: number
-        offset: number
-        temperature: number
-      }
-    ): void {
-      tape.dispatch(
-        "log_softmax_forward",
-        { logits: x.logits, ref_logits: x.refLogits ?? x.logits, row_target: x.target, state: x.state },
-        { rows: x.rows, cols: x.cols, offset: x.offset, inv_temperature: 1 / x.temperature },
-        grid(x.rows),
-        { WG, WITH_REF: x.refLogits ? 1 : 0 }
-      )
-    },
-    /** out [rows, 4] = log-probability, entropy, log-sum-exp, KL to the reference. */
-    logSoftmaxFinish(tape: Tape, x: { state: F; refOut?: F; out: F; rows: number }): void {
-      tape.dispatch(
-        "log_softmax_finish",
-        { state: x.state, ref_out: x.refOut ?? x.state, out: x.out },
-        { rows: x.rows },
-        grid(x.rows),
-        { WG, WITH_REF: x.refOut ? 1 : 0 }
-      )
-    },
-    /** Turns a chunk of logits into its gradient in place; grad [rows, 3] for log-probability, entropy and KL. */
-    logSoftmaxBackward(
-      tape: Tape,
-      x: {
-        logits: F
-        refLogits?: F
-        target: U
-        out: F
-        refOut?: F
-        grad: F
-        rows: number
-        cols: number
-        offset: number
-        temperature: number
-      }
-    ): void {
-      tape.dispatch(
-        "log_softmax_backward",
-        {
-          logits: x.logits,
-          ref_logits: x.refLogits ?? x.grad,
-          row_target: x.target,
-          out: x.out,
-          ref_out: x.refOut ?? x.out,
-          grad: x.grad
-        },
-        { rows: x.rows, cols: x.cols, offset: x.offset, inv_temperature: 1 / x.temperature },
-        grid(x.rows * x.cols),
-        { WG, WITH_REF: x.refLogits ? 1 : 0 }
-      )
-    },
     /** Advantages and returns of packed sequences; `first` [sequences + 1], `bootstrap` [sequences]. */
     gae(
       tape: Tape,
@@ -109,6 +46,10 @@ export const makeTrainOps = (info: AdapterInfo) => {
         lambda: number
       }
     ): void {
+      fits(tape, "gae", [
+        ["first", x.first, x.sequences + 1],
+        ["bootstrap", x.bootstrap, x.sequences]
+      ])
       tape.dispatch(
         "gae_forward",
         {
@@ -126,6 +67,11 @@ export const makeTrainOps = (info: AdapterInfo) => {
     },
     /** Masked whitening over all n tokens. */
     whiten(tape: Tape, x: { x: F; mask: U; y: F; n: number }): void {
+      fits(tape, "whiten", [
+        ["x", x.x, x.n],
+        ["mask", x.mask, x.n],
+        ["y", x.y, x.n]
+      ])
       tape.dispatch("whiten_forward", { x: x.x, mask: x.mask, y: x.y }, { n: x.n }, [1])
     },
     /** Loss, gradients and per-token metrics [n, 8] of PPO; old [n, 2] = log-probability and value when sampled; all scaled by 1 / `count` (default n). */
@@ -146,6 +92,16 @@ export const makeTrainOps = (info: AdapterInfo) => {
       }
     ): void {
       const q = x.params
+      fits(tape, "ppo_loss", [
+        ["scored", x.scored, 4 * x.n],
+        ["old", x.old, 2 * x.n],
+        ["advantage", x.advantage, x.n],
+        ["value", x.value, x.n],
+        ["returns", x.returns, x.n],
+        ["grad", x.grad, 3 * x.n],
+        ["dValue", x.dValue, x.n],
+        ["metric", x.metric, 8 * x.n]
+      ])
       tape.dispatch(
         "ppo_loss_forward_backward",
         {
@@ -220,6 +176,11 @@ export const makeTrainOps = (info: AdapterInfo) => {
     },
     /** Bradley–Terry loss of score [2 pairs] (chosen, rejected alternating); metric [pairs, 2]. */
     pairwiseLoss(tape: Tape, x: { score: F; dScore: F; metric: F; pairs: number }): void {
+      fits(tape, "pairwise_loss", [
+        ["score", x.score, 2 * x.pairs],
+        ["dScore", x.dScore, 2 * x.pairs],
+        ["metric", x.metric, 2 * x.pairs]
+      ])
       tape.dispatch(
         "pairwise_loss_forward_backward",
         { score: x.score, d_score: x.dScore, metric: x.metric },
@@ -231,11 +192,20 @@ export const makeTrainOps = (info: AdapterInfo) => {
     /** out [3] = clip scale, gradient norm, not-finite flag over n gradients; `partial` holds 2 ceil(n / 512) elements. */
     gradNorm(tape: Tape, x: { g: F; partial: F; out: F; n: number; clip: number }): void {
       const blocks = Math.ceil(x.n / normBlock)
-      tape.require(x.partial.length >= 2 * blocks, "grad_norm", `partial holds ${x.partial.length} of ${2 * blocks}`)
+      fits(tape, "grad_norm", [
+        ["g", x.g, x.n],
+        ["partial", x.partial, 2 * blocks],
+        ["out", x.out, 3]
+      ])
       tape.dispatch("grad_norm_partial", { g: x.g, partial: x.partial }, { n: x.n, block: normBlock }, grid(blocks), {
         WG
       })
-      tape.dispatch("grad_norm_finish", { partial: x.partial, out: x.out }, { blocks, clip: x.clip }, [1])
+      tape.dispatch(
+        info.software ? "grad_norm_finish" : "grad_norm_finish_workgroup",
+        { partial: x.partial, out: x.out },
+        { blocks, clip: x.clip },
+        [1]
+      )
     },
     /** One AdamW update; `step` counts from 1. */
     adamw(
@@ -255,6 +225,13 @@ export const makeTrainOps = (info: AdapterInfo) => {
         weightDecay: number
       }
     ): void {
+      fits(tape, "adamw", [
+        ["w", x.w, x.n],
+        ["g", x.g, x.n],
+        ["m", x.m, x.n],
+        ["v", x.v, x.n],
+        ["clip", x.clip, 3]
+      ])
       tape.dispatch(
         "adamw_forward",
         { w: x.w, g: x.g, m: x.m, v: x.v, clip: x.clip },
@@ -271,71 +248,6 @@ export const makeTrainOps = (info: AdapterInfo) => {
           correction2: 1 - x.beta2 ** x.step
         },
         grid(x.n),
-        { WG }
-      )
-    },
-    /** Samples one token a row; overwrites logits. temperature 0 is greedy. */
-    sampleTopP(
-      tape: Tape,
-      x: {
-        logits: F
-        stream: U
-        position: U
-        token: U
-        out: F
-        rows: number
-        vocab: number
-        temperature: number
-        topP: number
-        seed: number
-      }
-    ): void {
-      tape.dispatch(
-        "sample_top_p",
-        { logits: x.logits, stream: x.stream, position: x.position, token: x.token, out: x.out },
-        {
-          rows: x.rows,
-          vocab: x.vocab,
-          inv_temperature: x.temperature > 0 ? 1 / x.temperature : 0,
-          top_p: x.topP,
-          seed: x.seed >>> 0
-        },
-        grid(x.rows),
-        { WG }
-      )
-    },
-    /** Records sampled tokens in the slots' history and moves the rows on. */
-    decodeAdvance(
-      tape: Tape,
-      x: {
-        token: U
-        sampled: F
-        slot: U
-        position: U
-        kvRow: U
-        kvEnd: U
-        history: U
-        historyLogp: F
-        rows: number
-        capacity: number
-        step: number
-        endToken: number
-      }
-    ): void {
-      tape.dispatch(
-        "decode_advance",
-        {
-          token: x.token,
-          sampled: x.sampled,
-          slot: x.slot,
-          position: x.position,
-          kv_row: x.kvRow,
-          kv_end: x.kvEnd,
-          history: x.history,
-          history_logp: x.historyLogp
-        },
-        { rows: x.rows, capacity: x.capacity, step: x.step, end_token: x.endToken },
-        grid(x.rows),
         { WG }
       )
     }
