@@ -1,0 +1,192 @@
+/**
+ * A pairwise reward model on the trunk: a LoRA adapter and a scalar head read at the last token, trained by
+ * Bradley–Terry (chosen = secure, rejected = vulnerable). Small and weak on purpose in the embedded world: it stands for
+ * the imperfect sequence reward that token rewards are meant to help.
+ */
+
+import { Gpu, type GpuError, makeOps, window } from "@srcode/gpu"
+import {
+  allocBatch,
+  allocWorkspace,
+  backward,
+  type Decoder,
+  forward,
+  initialLora,
+  type Lora,
+  loraLength,
+  loraScale,
+  loraWindows,
+  type PackedIndices,
+  packSequences,
+  scatterSelected,
+  selectRows,
+  uploadBatch
+} from "@srcode/model"
+import { Effect, type Scope } from "effect"
+import { splitByTokens } from "./LanguageModelStep.ts"
+import { allocOptimizer, applyUpdate, measureGradient } from "./Optimizer.ts"
+import { batchIndices, uniforms } from "./Random.ts"
+import { learningRate } from "./Schedule.ts"
+import { badInput, diverged, type TrainerError } from "./TrainerError.ts"
+
+export interface PreferencePair {
+  readonly chosen: ReadonlyArray<number>
+  readonly rejected: ReadonlyArray<number>
+}
+
+export interface RewardModelConfig {
+  readonly steps: number
+  /** Pairs an optimizer step. */
+  readonly batchSize: number
+  readonly lr: number
+  readonly rank: number
+  readonly alpha: number
+  readonly clip: number
+  readonly seed: number
+  /** Tokens of a pass. */
+  readonly capacity: number
+}
+
+export interface RewardModelStep {
+  readonly step: number
+  readonly loss: number
+  /** Share of the batch's pairs ranked rightly before the update. */
+  readonly accuracy: number
+  readonly gradNorm: number
+}
+
+export interface RewardModel {
+  readonly lora: Lora
+  train(
+    pairs: ReadonlyArray<PreferencePair>,
+    onStep: (step: RewardModelStep) => Effect.Effect<void>
+  ): Effect.Effect<void, GpuError | TrainerError>
+  /** One score a sequence, at its last token. */
+  score(sequences: ReadonlyArray<ReadonlyArray<number>>): Effect.Effect<ReadonlyArray<number>, GpuError>
+  /** Adapter and head as one host image, for a checkpoint. */
+  readonly image: Effect.Effect<Float32Array<ArrayBuffer>, GpuError>
+  load(image: Float32Array<ArrayBuffer>): Effect.Effect<void, GpuError>
+}
+
+/** Indices whose loss rows are the last tokens. */
+const packLast = (sequences: ReadonlyArray<ReadonlyArray<number>>): PackedIndices => {
+  const packed = packSequences(sequences.map((ids) => ({ ids })))
+  let at = 0
+  const lossRow = Uint32Array.from(sequences, (ids) => (at += ids.length) - 1)
+  return {
+    ...packed,
+    lossRow,
+    target: new Uint32Array(lossRow.length),
+    lossFirst: Uint32Array.from({ length: sequences.length + 1 }, (_, i) => i)
+  }
+}
+
+/** Elements of the flat parameter image: adapter, then head [C + 1]. */
+export const rewardModelLength = (decoder: Decoder, rank: number): number =>
+  loraLength(decoder.config, rank) + decoder.config.hiddenSize + 1
+
+export const makeRewardModel = (
+  decoder: Decoder,
+  config: RewardModelConfig
+): Effect.Effect<RewardModel, GpuError, Gpu | Scope.Scope> =>
+  Effect.gen(function* () {
+    const gpu = yield* Gpu
+    const ops = makeOps(gpu.info)
+    const model = decoder.config
+    const C = model.hiddenSize
+    const adapter = loraLength(model, config.rank)
+    const flat = yield* gpu.alloc("reward_model", "f32", adapter + C + 1)
+    const head = window(flat, adapter, C + 1, "reward_head")
+    const lora: Lora = {
+      rank: config.rank,
+      alpha: config.alpha,
+      scale: loraScale(config.rank, config.alpha, false),
+      params: loraWindows(model, config.rank, flat)
+    }
+    const optimizer = yield* allocOptimizer("reward_model", flat)
+    const grads = loraWindows(model, config.rank, optimizer.grads)
+    const dHead = window(optimizer.grads, adapter, C + 1, "d_reward_head")
+    const ws = yield* allocWorkspace(model, { capacity: config.capacity, save: true, rank: config.rank })
+    const buffers = yield* allocBatch(config.capacity)
+    const rowsMax = config.capacity
+    const selected = yield* gpu.alloc("reward_model.selected", "f32", rowsMax * C)
+    const dSelected = yield* gpu.alloc("reward_model.d_selected", "f32", rowsMax * C)
+    const score1 = yield* gpu.alloc("reward_model.score", "f32", rowsMax)
+    const dScore = yield* gpu.alloc("reward_model.d_score", "f32", rowsMax)
+    const metric = yield* gpu.alloc("reward_model.metric", "f32", rowsMax)
+    const sums = yield* gpu.alloc("reward_model.sums", "f32", 2)
+    const image = initialLora(model, config.rank, uniforms(config.seed, 3))
+    const start = new Float32Array(flat.length)
+    start.set(image)
+    yield* gpu.write(flat, start)
+
+    const upload = (packed: PackedIndices) => uploadBatch(buffers, packed).pipe(Effect.provideService(Gpu, gpu))
+
+    const score: RewardModel["score"] = Effect.fnUntraced(function* (sequences) {
+      const out: Array<number> = []
+      for (const pack of splitByTokens(
+        sequences.map((ids) => ({ ids })),
+        config.capacity
+      )) {
+        const batch = yield* upload(packLast(pack.map((s) => [...Array.from(s.ids)])))
+        yield* gpu.submit("reward model", (tape) => {
+          forward(tape, ops, decoder, lora, batch, ws)
+          selectRows(tape, ops, model, batch, ws.hidden, selected)
+          ops.valueHead(tape, { h: selected, w: head, value: score1, rows: batch.lossRows, dim: C })
+        })
+        out.push(...(yield* gpu.read({ ...score1, length: batch.lossRows })))
+      }
+      return out
+    })
+
+    const train: RewardModel["train"] = Effect.fnUntraced(function* (pairs, onStep) {
+      if (pairs.length === 0) return yield* badInput("there is no preference pair to train a reward model on")
+      for (let step = 0; step < config.steps; step++) {
+        const chosen = batchIndices(pairs.length, config.batchSize, step, config.seed, true).flatMap((i) =>
+          pairs[i] ? [pairs[i]] : []
+        )
+        const tokens = chosen.reduce((sum, pair) => sum + pair.chosen.length + pair.rejected.length, 0)
+        if (tokens > config.capacity) {
+          return yield* badInput(
+            `a batch of ${chosen.length} preference pairs has ${tokens} tokens and exceeds the pass of ${config.capacity}; lower the batch size or raise the capacity`
+          )
+        }
+        const batch = yield* upload(packLast(chosen.flatMap((p) => [p.chosen, p.rejected])))
+        yield* gpu.submit("reward model step", (tape) => {
+          forward(tape, ops, decoder, lora, batch, ws)
+          selectRows(tape, ops, model, batch, ws.hidden, selected)
+          ops.valueHead(tape, { h: selected, w: head, value: score1, rows: batch.lossRows, dim: C })
+          ops.pairwiseLoss(tape, { score: score1, dScore, metric, pairs: chosen.length })
+          ops.columnSum(tape, { x: metric, out: sums, rows: chosen.length, cols: 2 })
+          ops.valueHeadBackward(tape, {
+            dValue: dScore,
+            h: selected,
+            w: head,
+            dh: dSelected,
+            dw: dHead,
+            rows: batch.lossRows,
+            dim: C,
+            accumulate: false
+          })
+          if (ws.gradients) scatterSelected(tape, ops, model, batch, dSelected, ws.gradients.dHidden)
+          backward(tape, ops, decoder, lora, batch, ws, { lora: grads })
+        })
+        const [loss, accuracy] = yield* gpu.read(sums)
+        const lr = learningRate("cosine", config.lr, step, config.steps, 0)
+        yield* gpu.submit("reward model update", (tape) => {
+          measureGradient(tape, ops, optimizer, config.clip)
+          applyUpdate(
+            tape,
+            ops,
+            optimizer,
+            { lr, betas: [0.9, 0.99], eps: 1e-8, weightDecay: 0, clip: config.clip },
+            step + 1
+          )
+        })
+        const clip = yield* gpu.read(optimizer.clip)
+        if ((clip[2] ?? 0) > 0.5) return yield* diverged("reward model", step + 1)
+        yield* onStep({ step: step + 1, loss: loss ?? 0, accuracy: accuracy ?? 0, gradNorm: clip[1] ?? 0 })
+      }
+    })
+    return { lora, train, score, image: gpu.read(flat), load: (data) => gpu.write(flat, data) }
+  })
