@@ -12,7 +12,7 @@
  *    way to be secure.
  *  - a function out of a larger project in which no rule finds anything to judge: no signal.
  */
-import { cwe, noSignal, type Verdict } from "@srcode/domain"
+import { type CweId, cwe, noSignal, type Verdict } from "@srcode/domain"
 import { Effect, Layer, Scope } from "effect"
 import type { Parser } from "web-tree-sitter"
 import { hasGrammar, openParser } from "./internal/rules/Grammar.ts"
@@ -85,8 +85,15 @@ const layer: Layer.Layer<Teacher> = Layer.effect(
         Effect.catch((error) => Effect.succeed({ unreadable: error.message }))
       )
 
-    const scanWhole = Effect.fnUntraced(function* (language: ResponseRequest["language"], code: string) {
-      const result = scanSource(yield* parserFor(language), code, { lenient: true })
+    const scanWhole = Effect.fnUntraced(function* (
+      language: ResponseRequest["language"],
+      code: string,
+      focus: ReadonlyArray<CweId>
+    ) {
+      const first = scanSource(yield* parserFor(language), code, { lenient: true, focus })
+      // Collections call much C++ code C.
+      const result =
+        "unreadable" in first && language === "c" ? scanSource(yield* cpp, code, { lenient: true, focus }) : first
       if ("unreadable" in result) return yield* notParsed(result.unreadable)
       return result.scan
     })
@@ -96,7 +103,11 @@ const layer: Layer.Layer<Teacher> = Layer.effect(
 
       repair: Effect.fn("TeacherRules.repair")(function* (request) {
         const parser = yield* parserFor(request.language)
-        const result = repairSource(parser, request.code, request.cwes)
+        const first = repairSource(parser, request.code, request.cwes)
+        const result =
+          "none" in first && first.unread && request.language === "c"
+            ? repairSource(yield* cpp, request.code, request.cwes)
+            : first
         if ("none" in result) return yield* teacherError(new NoRepair({ detail: result.none }))
         const main = result.fixed[0]
         const claimed = request.cwes[0] ?? cwe(main?.cwe ?? 20)
@@ -113,14 +124,14 @@ const layer: Layer.Layer<Teacher> = Layer.effect(
       }),
 
       reflect: Effect.fn("TeacherRules.reflect")(function* (request) {
-        const original = yield* scanWhole(request.language, request.original)
-        const patched = yield* scanWhole(request.language, request.patched)
+        const original = yield* scanWhole(request.language, request.original, [request.cwe])
+        const patched = yield* scanWhole(request.language, request.patched, [request.cwe])
         return compareScans(original, patched, request.cwe)
       }),
 
       implicitPrompts: Effect.fn("TeacherRules.implicitPrompts")(function* (request) {
-        const scan = yield* scanWhole(request.language, request.vulnerable)
-        const prompts = promptsFor(request.vulnerable, request.secure, scan.header)
+        const scan = yield* scanWhole(request.language, request.vulnerable, [])
+        const prompts = promptsFor(scan.source, request.secure, scan.header, scan.added)
         if (prompts === undefined || prompts.some((p) => leaks(p.text)))
           return yield* notParsed("the function's own name gives the weakness away, so no prompt can be made of it")
         return prompts

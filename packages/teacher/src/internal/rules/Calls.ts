@@ -148,6 +148,8 @@ const harmless =
 
 /** Any function may keep a block, and may write through the pointers it is given. */
 const unknownCall = (call: Call): void => {
+  // With a NULL dereference claimed, whatever a function returns may be NULL until it is looked at.
+  if (!call.walk.closed && call.walk.wants(476)) mayBeNull(call)
   for (const arg of call.args) {
     if (arg.key === undefined) continue
     if (arg.key.startsWith("&")) {

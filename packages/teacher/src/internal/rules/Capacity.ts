@@ -42,7 +42,7 @@ export const capacities = (
     const chosen = (write ? sizes.find((p) => writeSize.test(p.name)) : undefined) ?? free[0] ?? sizes[0]
     if (chosen !== undefined) found.push({ form: atom(chosen.name), unit: 1, heap: false })
   }
-  if (base.type.base === "char" && base.type.depth === 1 && !write)
+  if (walk.closed && base.type.base === "char" && base.type.depth === 1 && !write)
     found.push({ form: plus(atom(`strlen(${key})`), constant(1)), unit: 1, heap: false })
   found.push({ form: atom(`held:${key}`), unit: 1, heap: false })
   return found
@@ -85,6 +85,16 @@ export const resolve = (lin: Linear, state: State, unwanted: (name: string) => b
   return form
 }
 
+/** Whether the text has an operator outside its parentheses, so that it needs some before another one. */
+const isOperation = (name: string): boolean => {
+  let text = name.replaceAll("->", ".").replace(/^[*&]+/, "")
+  for (let before = ""; before !== text; ) {
+    before = text
+    text = text.replace(/\([^()]*\)|\[[^[\]]*\]/g, "")
+  }
+  return /[-+/*%&|^<>=?:]/.test(text)
+}
+
 /** C source of the form, or undefined when an atom of it has no C text. */
 export const render = (lin: Linear): string | undefined => {
   let text = ""
@@ -92,7 +102,8 @@ export const render = (lin: Linear): string | undefined => {
   for (const [name, coefficient] of terms) {
     if (/^(entry|held):|@/.test(name)) return undefined
     const size = Math.abs(coefficient)
-    const piece = size === 1 ? name : `${size} * ${name}`
+    const operand = isOperation(name) ? `(${name})` : name
+    const piece = size === 1 ? operand : `${size} * ${operand}`
     text += text === "" ? (coefficient < 0 ? `-${piece}` : piece) : coefficient < 0 ? ` - ${piece}` : ` + ${piece}`
   }
   if (text === "") return String(lin.constant)

@@ -92,6 +92,9 @@ const lengthGuard = (call: Call, needed: string, limit: string): ReadonlyArray<E
   guard(call.walk, call.node, `${needed} >= ${limit}`, call.state)
 
 const limitText = (call: Call): string | undefined => {
+  const [target] = call.args
+  const block = target?.key === undefined ? undefined : call.state.cell(target.key).block
+  if (block?.kind === "array" && target?.type.base === "char") return `sizeof(${target.key ?? ""})`
   const cap = room(call)
   return cap === undefined ? undefined : render(cap.form)
 }

@@ -13,7 +13,7 @@ export const errorValue = (walk: Walk): string | undefined => {
   const asked = walk.request.match(/-\d+/g)?.at(-1)
   if (asked !== undefined) return asked
   const values = findAll(walk.header.body, "return_statement").flatMap((r) => r.children[0]?.text ?? [])
-  const known = values.find((v) => /^\(?-\s*[A-Z0-9]\w*\)?$/.test(v))
+  const known = values.find((v) => /^\(?-\s*[A-Z0-9]\w*\)?$|^NULL$|^FALSE$|^false$/.test(v))
   return known ?? (returns.unsigned ? "0" : "-1")
 }
 

@@ -23,10 +23,12 @@ const words = (name: string): string =>
 const withoutComments = (text: string): string =>
   text.replace(/\/\*[\s\S]*?\*\/|\/\/[^\n]*/g, (c) => (leaks(c) ? "" : c))
 
-const signatureOf = (code: string, header: Header): string =>
-  withoutComments(code.slice(header.node.start, header.body.start)).replace(/\s+/g, " ").trim()
+const signatureOf = (code: string, header: Header, added: number): string =>
+  withoutComments(code.slice(header.node.start + added, header.body.start))
+    .replace(/\s+/g, " ")
+    .trim()
 
-const describe = (code: string, header: Header): string => {
+const describe = (code: string, header: Header, added: number): string => {
   const asked = code
     .slice(0, header.node.start)
     .match(/\/\/[^\n]*|\/\*[\s\S]*?\*\//g)
@@ -41,16 +43,16 @@ const describe = (code: string, header: Header): string => {
   const task = words(header.name)
   const inputs = header.params.map((p) => p.name).filter((name) => !leaks(name))
   const uses = inputs.length === 0 ? "" : ` It works on ${listed(inputs)}.`
-  if (asked !== undefined) return `${asked}. Write it as \`${signatureOf(code, header)}\`.`
-  return `Write the C function \`${signatureOf(code, header)}\`${task === "" ? "" : ` (${task})`}.${uses}`
+  if (asked !== undefined) return `${asked}. Write it as \`${signatureOf(code, header, added)}\`.`
+  return `Write the C function \`${signatureOf(code, header, added)}\`${task === "" ? "" : ` (${task})`}.${uses}`
 }
 
 const listed = (items: ReadonlyArray<string>): string =>
   items.length < 2 ? items.join("") : `${items.slice(0, -1).join(", ")} and ${items.at(-1)}`
 
 /** The lines that both versions share at their start, never the whole body, without telling comments. */
-const prefixOf = (vulnerable: string, secure: string, header: Header): string => {
-  const head = vulnerable.slice(0, header.body.start + 1)
+const prefixOf = (vulnerable: string, secure: string, header: Header, added: number): string => {
+  const head = vulnerable.slice(added, header.body.start + 1)
   const mine = vulnerable.slice(header.body.start + 1).split("\n")
   const theirs = secure.slice(secure.indexOf("{") + 1).split("\n")
   const shared: Array<string> = []
@@ -61,17 +63,18 @@ const prefixOf = (vulnerable: string, secure: string, header: Header): string =>
   return `${withoutComments(head)}${shared.join("\n")}`.trimEnd()
 }
 
-/** A signature that itself names security cannot be shown: undefined. */
+/** `added` characters at the start of `vulnerable` are not the author's. A signature that itself names security cannot be shown: undefined. */
 export const promptsFor = (
   vulnerable: string,
   secure: string,
-  header: Header
+  header: Header,
+  added = 0
 ): ReadonlyArray<ImplicitPrompt> | undefined => {
-  const requirement = describe(vulnerable, header)
-  const prefix = prefixOf(vulnerable, secure, header)
+  const requirement = describe(vulnerable, header, added)
+  const prefix = prefixOf(vulnerable, secure, header, added)
   if (leaks(requirement) || leaks(prefix)) {
-    const bare = `Write the C function \`${signatureOf(vulnerable, header)}\`.`
-    const start = `${signatureOf(vulnerable, header)} {`
+    const bare = `Write the C function \`${signatureOf(vulnerable, header, added)}\`.`
+    const start = `${signatureOf(vulnerable, header, added)} {`
     return leaks(bare) || leaks(start)
       ? undefined
       : [

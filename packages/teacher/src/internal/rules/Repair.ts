@@ -16,22 +16,23 @@ export interface Repaired {
   readonly left: ReadonlyArray<RuleFinding>
 }
 
-const mostEdits = 24
+/** Every edit costs a scan, and a scan of a very long function takes a second. */
+const mostEdits = (code: string): number => (code.length > 20_000 ? 4 : 24)
 
 /** Undefined when no rule matched, or no alternative helped. `cwes` empty = repair whatever is found. */
 export const repairSource = (
   parser: Parser,
   code: string,
   cwes: ReadonlyArray<CweId>
-): Repaired | { readonly none: string } => {
-  const first = scanSource(parser, code, { lenient: true })
-  if ("unreadable" in first) return { none: first.unreadable }
+): Repaired | { readonly none: string; readonly unread: boolean } => {
+  const first = scanSource(parser, code, { lenient: true, focus: cwes })
+  if ("unreadable" in first) return { none: first.unreadable, unread: true }
   const wanted = (finding: RuleFinding): boolean =>
     cwes.length === 0 || cwes.some((id) => sameCweFamily(id, cwe(finding.cwe)))
   let scan = first.scan
   const fixed: Array<RuleFinding> = []
   const given: Set<string> = new Set()
-  for (let round = 0; round < mostEdits; round++) {
+  for (let round = 0; round < mostEdits(code); round++) {
     // A lone program is put in order altogether; in a project's code only the claimed flaw is touched.
     const open = scan.findings.filter((f) => !given.has(identity(f)) && f.fixes.length > 0)
     const next = open.find(wanted) ?? (scan.walk.closed && fixed.length > 0 ? open[0] : undefined)
@@ -45,8 +46,11 @@ export const repairSource = (
   }
   const left = scan.findings.filter(wanted)
   if (fixed.length === 0)
-    return { none: first.scan.findings.some(wanted) ? "no rule can mend what was found" : "no rule matches this code" }
-  return { code: scan.source, fixed, left }
+    return {
+      none: first.scan.findings.some(wanted) ? "no rule can mend what was found" : "no rule matches this code",
+      unread: false
+    }
+  return { code: scan.source.slice(first.scan.added), fixed, left }
 }
 
 const identity = (finding: RuleFinding): string => `${finding.cwe}:${finding.message}`
@@ -56,7 +60,7 @@ const improve = (parser: Parser, scan: Scan, finding: RuleFinding): Scan | undef
   for (const edits of finding.fixes) {
     if (edits.length === 0) continue
     const candidate = applyEdits(scan.source, edits)
-    const result = scanSource(parser, candidate, { lenient: scan.hasError })
+    const result = scanSource(parser, candidate, { lenient: scan.hasError, focus: scan.walk.focus })
     if ("unreadable" in result) continue
     const after = result.scan
     if (after.header.node.text.slice(0, headLength(after)) !== scan.header.node.text.slice(0, headLength(scan)))

@@ -4,6 +4,7 @@
  * Three outcomes, never two: `unreadable` (no signal), `broken` (it parses, but an unknown name or an unused parameter
  * shows that it does not do its task), `scanned`.
  */
+import type { CweId } from "@srcode/domain"
 import type { Parser } from "web-tree-sitter"
 import { bare, descend, enclosing, findAll, type Node, norm, parseTree, part } from "./Ast.ts"
 import { leave } from "./Exits.ts"
@@ -24,6 +25,8 @@ export interface Scan {
   readonly broken: string | undefined
   /** The parser had to skip something. */
   readonly hasError: boolean
+  /** Characters put before the source so that it could be read: a lost return type. */
+  readonly added: number
 }
 
 export type ScanResult = { readonly scan: Scan } | { readonly unreadable: string }
@@ -33,6 +36,8 @@ export interface ScanOptions {
   readonly at?: number
   /** Accept text in which the parser had to skip something, when a function is found all the same. */
   readonly lenient?: boolean
+  /** Claimed classes, for which weaker signs are enough. */
+  readonly focus?: ReadonlyArray<CweId>
 }
 
 export const scanSource = (parser: Parser, source: string, options: ScanOptions = {}): ScanResult => {
@@ -45,10 +50,10 @@ export const scanSource = (parser: Parser, source: string, options: ScanOptions 
   const { at } = options
   const header =
     (at === undefined ? undefined : functions.find((f) => f.node.start <= at && at <= f.node.end)) ?? functions.at(-1)
-  if (header === undefined) return { unreadable: "there is no function with a body in it" }
+  if (header === undefined) return withReturnType(parser, source, options)
   const request = source.slice(0, header.node.start)
-  const closed = /^\s*(\/\/[^\n]*\s*)?$/.test(request) && standsAlone(header)
-  const walk = new Walk(source, header, request, closed)
+  const closed = /^\s*\/\/[^\n]*\s*$/.test(request) && standsAlone(header)
+  const walk = new Walk(source, header, request, closed, options.focus ?? [])
   run(walk)
   const broken = closed ? flaw(walk) : undefined
   return {
@@ -59,9 +64,19 @@ export const scanSource = (parser: Parser, source: string, options: ScanOptions 
       findings: walk.findings,
       constructs: walk.constructs,
       broken,
-      hasError: parsed.hasError
+      hasError: parsed.hasError,
+      added: 0
     }
   }
+}
+
+/** Collections of single functions often lose the line that holds the return type. */
+const withReturnType = (parser: Parser, source: string, options: ScanOptions): ScanResult => {
+  const lost = options.lenient === true && /^\s*[A-Za-z_]\w*\s*\(/.test(source)
+  if (!lost) return { unreadable: "there is no function with a body in it" }
+  const added = "int "
+  const result = scanSource(parser, added + source, options)
+  return "unreadable" in result ? result : { scan: { ...result.scan, added: added.length } }
 }
 
 const run = (walk: Walk): void => {

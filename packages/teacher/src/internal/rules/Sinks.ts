@@ -30,7 +30,8 @@ export const bounds = (walk: Walk, access: Access, state: State): void => {
   if (low !== undefined) walk.credit(low, cwe, "bound check", why)
   if (high !== undefined) walk.credit(high, cwe, "bound check", why)
   if (low !== undefined && high !== undefined) return
-  if (!walk.closed && !isSuspect(walk, lin)) return
+  if (!walk.wants(cwe) && !isSuspect(walk, lin)) return
+  if (!walk.closed && !isVariable(walk, lin)) return
   walk.report({
     cwe,
     severity: write ? "critical" : "high",
@@ -39,6 +40,10 @@ export const bounds = (walk: Walk, access: Access, state: State): void => {
     fixes: boundFixes(walk, access, lin, caps, low === undefined, high === undefined, state)
   })
 }
+
+/** Constants of a project's headers look like names; only what is declared here, or reached from it, varies. */
+const isVariable = (walk: Walk, lin: Linear): boolean =>
+  [...lin.terms.keys()].every((name) => walk.names.has(/[A-Za-z_]\w*/.exec(name)?.[0] ?? ""))
 
 /** In code out of a larger project only an index that a caller controls, with nothing known about it, is a finding. */
 const isSuspect = (walk: Walk, lin: Linear): boolean => [...lin.terms.keys()].some((name) => walk.isParam(name))
@@ -98,7 +103,10 @@ const boundFixes = (
   const form = entry ?? lin
   const text = render(form)
   const cap = caps.find((c) => c.unit === 1 && !isAssumed(c))
-  const limit = cap !== undefined ? render(cap.form) : (walk.promised[0]?.toString() ?? siblingCapacity(access.base))
+  const limit =
+    cap !== undefined
+      ? render(cap.form)
+      : (walk.promised[0]?.toString() ?? (walk.closed ? siblingCapacity(access.base) : undefined))
   if (text === undefined || limit === undefined) return []
   const fixes: Array<ReadonlyArray<Edit>> = []
   const loop = enclosing(access.node, ...loops)
@@ -210,8 +218,11 @@ export const division = (walk: Walk, node: Node, divisor: Value, state: State): 
     credit(proof)
     return
   }
-  if ([...lin.terms.keys()].some((name) => name.startsWith("sizeof") || name.includes("/"))) return
-  if (!walk.closed && !isSuspect(walk, lin)) return
+  // A shifted one is a power of two.
+  if ([...lin.terms.keys()].some((name) => name.startsWith("sizeof") || name.includes("/") || /^1[uUlL]*<</.test(name)))
+    return
+  if (!walk.wants(369) && !isSuspect(walk, lin)) return
+  if (!walk.closed && !isVariable(walk, lin)) return
   const text = render(lin)
   walk.report({
     cwe: 369,
@@ -316,7 +327,7 @@ const productProof = (walk: Walk, a: Value, b: Value, state: State): ReadonlyArr
 /** Reading a variable that was never set, or that an unchecked call may have left unset. */
 export const readVariable = (walk: Walk, node: Node, key: string, state: State): void => {
   const cell = state.cell(key)
-  if (cell.uninitialised !== undefined) {
+  if (cell.uninitialised !== undefined && walk.wants(457)) {
     walk.report({
       cwe: 457,
       severity: "medium",

@@ -4,7 +4,7 @@
  * Two kinds of results. A *finding* is a sink whose requirement could not be proved from what is known there. A
  * *construct* is a piece of source that helped to prove one, so a guard that protects nothing is never a construct.
  */
-import type { Severity } from "@srcode/domain"
+import { type CweId, cwe, type Severity, sameCweFamily } from "@srcode/domain"
 import type { Node } from "./Ast.ts"
 import type { Edit } from "./Fix.ts"
 import { type Linear, prove } from "./Linear.ts"
@@ -67,17 +67,26 @@ export class Walk {
   /** The words before the function: what was asked for. */
   readonly request: string
 
-  constructor(source: string, header: Header, request: string, closed: boolean) {
+  /** Classes that someone claims: for these, weaker signs are enough in a project's code. */
+  readonly focus: ReadonlyArray<CweId>
+
+  constructor(source: string, header: Header, request: string, closed: boolean, focus: ReadonlyArray<CweId> = []) {
     this.source = source
     this.header = header
     this.request = request
     this.promised = [...request.matchAll(/(?<![-\w.'"<>=])(\d+)\b/g)].map((m) => Number(m[1])).filter((n) => n > 1)
     this.closed = closed
+    this.focus = focus
     for (const param of header.params) this.names.set(param.name, param)
   }
 
   typeOf(name: string): CType {
     return this.names.get(name)?.type ?? unknownType
+  }
+
+  /** Whether a sign that is weak in unknown surroundings counts for this class. */
+  wants(number: number): boolean {
+    return this.closed || this.focus.some((id) => sameCweFamily(id, cwe(number)))
   }
 
   isParam(name: string): boolean {
