@@ -90,7 +90,10 @@ const logitsOf = (
 export const selectRows = (tape: Tape, ops: Ops, config: ModelConfig, batch: Batch, hidden: F, into: F): void =>
   ops.gatherRows(tape, { table: hidden, id: batch.lossRow, out: into, rows: batch.lossRows, dim: config.hiddenSize })
 
-/** Scores the rows of `hw.refSelected` under `head` into `hw.refScored`: once a batch, before `scoreRows`. */
+/**
+ * Scores the rows of `hw.refSelected` under `head` into `hw.refScored`: once a batch, before `scoreRows`. Policy and
+ * reference share the head (adapters never touch it): `scoreRows` must be given the same one.
+ */
 export const scoreReference = (
   tape: Tape,
   ops: Ops,

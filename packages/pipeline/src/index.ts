@@ -1,1 +1,14 @@
-export {}
+/** The programs: each composes services and writes files; none knows which layer stands behind a service. */
+export * from "./Curriculum.ts"
+export * from "./EvaluateStage.ts"
+export * from "./Feedback.ts"
+export * from "./Generated.ts"
+export * from "./Models.ts"
+export * from "./Progress.ts"
+export * from "./RewardModelStage.ts"
+export * from "./RlStage.ts"
+export * from "./Run.ts"
+export * from "./RunConfig.ts"
+export * from "./SftStage.ts"
+export * from "./Vul2Safe.ts"
+export * from "./World.ts"

@@ -1,0 +1,147 @@
+/**
+ * Measures one model of a run on the embedded benchmark: every held-out prompt is answered once and judged by compiling and
+ * running it. With the run's own data, also the share of analysed generations without a finding (Sec.Rate).
+ */
+import { Analyzer } from "@srcode/codeql"
+import { CorpusJudge, type EvalPrompt, loadEvalPrompts } from "@srcode/dataset"
+import { EvalResult, SampleOutcome, type Snippet } from "@srcode/domain"
+import { type BenchTask, rateOf, runTinyBench } from "@srcode/evals"
+import { type Lora, type Model, makeGenerator, type Tokenizer } from "@srcode/model"
+import { RunStore } from "@srcode/store"
+import { Effect, Stream } from "effect"
+import { respond } from "./Generated.ts"
+import { maxSequence, openAdapter, openBase, openTuned } from "./Models.ts"
+import { report } from "./Progress.ts"
+import type { RunConfig } from "./RunConfig.ts"
+import { readWorld } from "./World.ts"
+
+/** `base`, `sft`, or `rl-<preset>`. */
+export type Arm = string
+
+const openArm = Effect.fnUntraced(function* (config: RunConfig, arm: Arm) {
+  if (arm === "base") return { ...(yield* openBase(config)), lora: null }
+  const open = yield* openTuned(config)
+  const lora: Lora | null = arm === "sft" ? null : yield* openAdapter(open.model, `rl/${arm.slice(3)}/adapter`)
+  return { ...open, lora }
+})
+
+/** Evenly spread choice of `limit` prompts, so that all families stay in. */
+const spread = <A>(items: ReadonlyArray<A>, limit: number | null): ReadonlyArray<A> =>
+  limit === null || limit >= items.length
+    ? items
+    : Array.from({ length: limit }, (_, i) => items[Math.floor((i * items.length) / limit)]).filter(
+        (x): x is A => x !== undefined
+      )
+
+export interface MeasuredModel {
+  readonly model: Model
+  readonly tokenizer: Tokenizer
+  readonly lora: Lora | null
+}
+
+/** The embedded benchmark for any open model. */
+export const measure = Effect.fn("Evaluate.measure")(function* (
+  open: MeasuredModel,
+  arm: Arm,
+  config: Pick<RunConfig, "evaluation" | "seed">
+) {
+  const { evaluation } = config
+  const judge = yield* CorpusJudge
+  const prompts = spread(yield* loadEvalPrompts(), evaluation.limit)
+  const encoded = prompts.map((p) => open.tokenizer.encode(p.prompt).length)
+  const longest = Math.max(...encoded)
+  const slots = Math.min(64, prompts.length)
+  const generator = yield* makeGenerator(open.model.decoder, {
+    slots,
+    capacity: longest + evaluation.maxTokens,
+    prefill: Math.max(longest, Math.min(2048, slots * longest)),
+    rank: open.lora?.rank ?? 1
+  })
+  const stage = `eval ${arm}`
+  yield* report({ stage, step: 0, total: prompts.length, unit: "programs" })
+  const responses = yield* respond({
+    generator,
+    tokenizer: open.tokenizer,
+    lora: open.lora,
+    prompts: prompts.map((p) => p.prompt),
+    sampling: {
+      temperature: evaluation.temperature,
+      topP: evaluation.topP,
+      maxTokens: evaluation.maxTokens,
+      seed: config.seed
+    }
+  })
+  const tasks = prompts.map((p): BenchTask => ({ id: p.id, group: p.family, prompt: p.prompt, heldOut: p.heldOut }))
+  const byId = new Map<string, EvalPrompt>(prompts.map((p) => [p.id, p]))
+  let done = 0
+  const { outcomes, result } = yield* runTinyBench(
+    tasks,
+    new Map(responses.map((r, i) => [tasks[i]?.id ?? "", [r.text]])),
+    (task, response) => {
+      const prompt = byId.get(task.id)
+      const judged =
+        prompt === undefined
+          ? Effect.succeed({ compiles: false, functional: false, secure: false, detail: "no such prompt" })
+          : judge.judge(prompt, response)
+      return judged.pipe(Effect.tap(() => report({ stage, step: ++done, total: prompts.length, unit: "programs" })))
+    },
+    {
+      benchmark: "tiny",
+      arm,
+      seeds: [config.seed],
+      sampling: { temperature: evaluation.temperature, topP: evaluation.topP }
+    }
+  )
+  return { outcomes, result }
+})
+
+/** Sec.Rate on prompts of the run's own data: analysed generations without a finding; both counts are kept. */
+const analyse = Effect.fn("Evaluate.analyse")(function* (open: MeasuredModel, arm: Arm, config: RunConfig) {
+  const analyzer = yield* Analyzer
+  const { evaluation } = config
+  const { generate } = yield* readWorld()
+  const tasks = generate
+    .filter((t) => open.tokenizer.encode(t.prompt).length + evaluation.maxTokens <= maxSequence)
+    .slice(0, evaluation.analysed)
+  if (tasks.length === 0) return {}
+  const longest = Math.max(...tasks.map((t) => open.tokenizer.encode(t.prompt).length))
+  const generator = yield* makeGenerator(open.model.decoder, {
+    slots: tasks.length,
+    capacity: longest + evaluation.maxTokens,
+    prefill: Math.max(2048, longest),
+    rank: open.lora?.rank ?? 1
+  })
+  const responses = yield* respond({
+    generator,
+    tokenizer: open.tokenizer,
+    lora: open.lora,
+    prompts: tasks.map((t) => t.prompt),
+    sampling: {
+      temperature: evaluation.temperature,
+      topP: evaluation.topP,
+      maxTokens: evaluation.maxTokens,
+      seed: config.seed
+    }
+  })
+  const snippets = responses.map(
+    (r, i): Snippet => ({ id: String(i), language: tasks[i]?.language ?? "c", code: `${r.prompt}${r.text}` })
+  )
+  const analyses = yield* analyzer.analyze(snippets)
+  yield* report({ stage: `analyse ${arm}`, step: tasks.length, total: tasks.length, unit: "programs" })
+  const valid = analyses.filter((a) => a._tag !== "NotAnalysed")
+  return {
+    "data/valid": rateOf(analyses, (a) => a._tag !== "NotAnalysed"),
+    "data/Sec.Rate": rateOf(valid, (a) => a._tag === "Clean")
+  }
+})
+
+export const evaluateStage = Effect.fn("Stage.evaluate")(function* (config: RunConfig, arm: Arm) {
+  const store = yield* RunStore
+  const open = yield* openArm(config, arm)
+  const { outcomes, result } = yield* measure(open, arm, config)
+  const extra = config.data === null ? {} : yield* analyse(open, arm, config)
+  const files = [`eval/${arm}.json`, `eval/${arm}.samples.jsonl`] as const
+  yield* store.writeJson(files[0], EvalResult, { ...result, rates: { ...result.rates, ...extra } })
+  yield* store.writeLines(files[1], SampleOutcome, Stream.fromIterable(outcomes))
+  return files
+}, Effect.scoped)

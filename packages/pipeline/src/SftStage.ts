@@ -1,0 +1,72 @@
+/** Supervised fine-tuning: curriculum tasks in, `sft/adapter/` (PEFT) out. */
+import type { Task } from "@srcode/domain"
+import { Gpu } from "@srcode/gpu"
+import { allocLora, linearModules, type Tokenizer, unpackLora, writeAdapter } from "@srcode/model"
+import { RunStore } from "@srcode/store"
+import { badInput, completionRow, sftMetrics, type TokenRow, trainSft } from "@srcode/trainer"
+import { Effect } from "effect"
+import { maxSequence, openBase } from "./Models.ts"
+import { report } from "./Progress.ts"
+import type { RunConfig } from "./RunConfig.ts"
+import { readWorld } from "./World.ts"
+
+/** Rows of tasks that fit the model, in order, and how many did not fit. */
+export const taskRows = (tasks: ReadonlyArray<Task>, tokenizer: Tokenizer, longest: number) => {
+  const rows: Array<TokenRow> = []
+  let tooLong = 0
+  for (const task of tasks) {
+    const row = completionRow(tokenizer.encode(task.prompt), tokenizer.encode(task.completion), tokenizer.eosId)
+    if (row.ids.length > longest) tooLong++
+    else rows.push(row)
+  }
+  return { rows, tooLong }
+}
+
+export const sftStage = Effect.fn("Stage.sft")(function* (config: RunConfig) {
+  const store = yield* RunStore
+  const gpu = yield* Gpu
+  const { model, tokenizer } = yield* openBase(config)
+  const { supervised } = yield* readWorld()
+  const { rows, tooLong } = taskRows(supervised, tokenizer, maxSequence)
+  if (tooLong > 0)
+    yield* Effect.logInfo(
+      `sft: ${tooLong} of ${supervised.length} tasks are longer than ${maxSequence} tokens and are left out`
+    )
+  if (rows.length === 0)
+    return yield* badInput(
+      `no supervised task fits ${maxSequence} tokens; take shorter functions or a tokenizer with a larger vocabulary`
+    )
+  const lora = yield* allocLora(model.config, config.sft)
+  let metrics = yield* store.metrics("sft", 1)
+  yield* trainSft({
+    decoder: model.decoder,
+    lora,
+    fresh: true,
+    rows,
+    config: config.sft,
+    stateDirectory: store.path("sft/state"),
+    onStart: Effect.fnUntraced(function* (first) {
+      if (first > 0) metrics = yield* store.metrics("sft", first + 1)
+      yield* report({ stage: "sft", step: first, total: config.sft.steps, unit: "steps" })
+    }),
+    onStep: Effect.fnUntraced(function* (step) {
+      yield* metrics.append(step.step, sftMetrics(step))
+      yield* report({
+        stage: "sft",
+        step: step.step,
+        total: config.sft.steps,
+        unit: "steps",
+        note: `loss ${step.loss.toFixed(3)}`
+      })
+    })
+  })
+  const flat = yield* gpu.read(lora.params.flat)
+  yield* writeAdapter(store.path("sft/adapter"), model.config, {
+    rank: config.sft.rank,
+    alpha: config.sft.alpha,
+    targetModules: linearModules,
+    tensors: unpackLora(model.config, config.sft.rank, flat)
+  })
+  yield* store.remove("sft/state")
+  return ["sft/adapter"]
+}, Effect.scoped)
