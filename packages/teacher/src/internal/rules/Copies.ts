@@ -7,7 +7,7 @@ import { guard } from "./Fixes.ts"
 import { format } from "./Inputs.ts"
 import { atom, constant, isConstant, type Linear, minus, plus, shift, times } from "./Linear.ts"
 import type { State } from "./State.ts"
-import type { Value } from "./Walk.ts"
+import type { Value, Walk } from "./Walk.ts"
 
 const lengthOf = (value: Value | undefined): Linear | undefined =>
   value === undefined
@@ -292,4 +292,34 @@ export const copies: Readonly<Record<string, (call: Call) => void>> = {
   sprintf,
   snprintf,
   gets
+}
+
+/** `while ((*d++ = *s++));` is strcpy without a look at the target's size. */
+export const copyLoop = (walk: Walk, loop: Node, condition: Node, state: State): void => {
+  const copy = bare(condition)
+  const [to, from] = copy.type === "assignment_expression" ? copy.children.map(walked) : []
+  if (to === undefined || from === undefined) return
+  const target: Value = { node: loop, type: walk.typeOf(to), key: to }
+  const cap = capacities(walk, target, constant(0), true, state)[0]
+  const limit = cap === undefined ? undefined : render(cap.form)
+  const length = shift(atom(`strlen(${from})`), 1)
+  if (cap !== undefined && walk.prove(minus(length, cap.form), state) !== undefined) return
+  walk.report({
+    cwe: 120,
+    severity: "critical",
+    message: `the loop copies ${from} to ${to} without a bound`,
+    node: loop,
+    fixes:
+      limit === undefined
+        ? []
+        : [[...guard(walk, loop, `strlen(${from}) >= ${limit}`, state), replaceNode(loop, `strcpy(${to}, ${from});`)]]
+  })
+}
+
+/** `p` of `*p++`. */
+const walked = (node: Node): string | undefined => {
+  const inner = bare(node)
+  const step =
+    inner.type === "pointer_expression" && inner.children[0] !== undefined ? bare(inner.children[0]) : undefined
+  return step?.type === "update_expression" && step.op === "++" ? step.children[0]?.text : undefined
 }

@@ -38,12 +38,21 @@ export const soleAtom = (a: Linear): string | undefined => {
   return undefined
 }
 
-export const show = (a: Linear): string =>
-  [...a.terms]
+const shapes = new WeakMap<Linear["terms"], string>()
+
+/** The terms as text, the same for equal terms; kept, since joins compare the same forms again and again. */
+export const shape = (a: Linear): string => {
+  const known = shapes.get(a.terms)
+  if (known !== undefined) return known
+  const text = [...a.terms]
     .sort(([x], [y]) => (x < y ? -1 : 1))
     .map(([name, c]) => `${c}*${name}`)
-    .concat(String(a.constant))
     .join("+")
+  shapes.set(a.terms, text)
+  return text
+}
+
+export const show = (a: Linear): string => `${shape(a)}+${a.constant}`
 
 /** `form ≤ 0` is known, because of `origin`. */
 export interface Fact<Origin> {

@@ -29,7 +29,9 @@ export const compareScans = (original: Scan, patched: Scan, claimed: CweId): Ref
       sameCweFamily(cwe(c.cwe), claimed) &&
       !original.constructs.some((o) => original.source.slice(o.start, o.end) === patched.source.slice(c.start, c.end))
   )
-  const fixed = has.length === 0 && (had.length > 0 || gained)
+  // In a lone program nothing else can be what was meant.
+  const cleared = original.walk.closed && original.findings.length > 0 && patched.findings.length === 0
+  const fixed = has.length === 0 && (had.length > 0 || gained || cleared)
   const lost = missing(original, patched)
   const behaviourKept = lost === undefined
   const fresh = patched.findings.find(

@@ -35,7 +35,7 @@ export const repairSource = (
   for (let round = 0; round < mostEdits(code); round++) {
     // A lone program is put in order altogether; in a project's code only the claimed flaw is touched.
     const open = scan.findings.filter((f) => !given.has(identity(f)) && f.fixes.length > 0)
-    const next = open.find(wanted) ?? (scan.walk.closed && fixed.length > 0 ? open[0] : undefined)
+    const next = open.find(wanted) ?? (scan.walk.closed ? open[0] : undefined)
     if (next === undefined) break
     const better = improve(parser, scan, next)
     if (better === undefined) given.add(identity(next))

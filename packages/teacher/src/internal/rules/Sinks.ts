@@ -1,10 +1,11 @@
 /** Sinks other than calls: subscripts, dereferences, division, overflowing arithmetic, reads of variables. */
 import { bare, enclosing, loops, type Node, norm, part, statementOf } from "./Ast.ts"
 import { type Capacity, capacities, entryForm, render } from "./Capacity.ts"
-import { after, type Edit, replaceNode } from "./Fix.ts"
+import { after, before, type Edit, replaceNode } from "./Fix.ts"
 import { errorReturn, guard } from "./Fixes.ts"
 import { atom, constant, isConstant, type Linear, minus, shift, show, times } from "./Linear.ts"
 import type { Guard, State } from "./State.ts"
+import type { CType } from "./Types.ts"
 import type { Value, Walk } from "./Walk.ts"
 
 export interface Access {
@@ -33,7 +34,7 @@ export const bounds = (walk: Walk, access: Access, state: State): void => {
   if (!walk.wants(cwe) && !isSuspect(walk, lin)) return
   if (!walk.closed && !isVariable(walk, lin)) return
   walk.report({
-    cwe,
+    cwe: caps.some((cap) => cap.heap && cap.unit > 1) ? 131 : cwe,
     severity: write ? "critical" : "high",
     message: `${norm(node)} ${write ? "writes" : "reads"} without ${low === undefined ? "a lower" : "an upper"} bound on the index`,
     node,
@@ -107,7 +108,7 @@ const boundFixes = (
     cap !== undefined
       ? render(cap.form)
       : (walk.promised[0]?.toString() ?? (walk.closed ? siblingCapacity(access.base) : undefined))
-  if (text === undefined || limit === undefined) return []
+  if (text === undefined || limit === undefined) return elementCount(walk, access, state)
   const fixes: Array<ReadonlyArray<Edit>> = []
   const loop = enclosing(access.node, ...loops)
   const condition = loop === undefined ? undefined : part(loop, "condition")
@@ -124,11 +125,37 @@ const boundFixes = (
         ...after(walk.source, loop, `if (${text} >= ${limit}) ${errorReturn(walk)}`)
       ])
   }
+  const index = access.node.children[1]
+  const ends = access.stored?.lin !== undefined && isConstant(access.stored.lin) && access.stored.lin.constant === 0
+  if (ends && index !== undefined && text === limit) fixes.push([replaceNode(index, `${limit} - 1`)])
+  if (cap?.heap === true || caps.some((c) => c.heap)) fixes.unshift(...elementCount(walk, access, state))
   const least = form.constant < 0 ? `${render({ ...form, constant: 0 })} < ${-form.constant}` : `${text} < 0`
   const checks = [...(low ? [least] : []), ...(high ? [`${text} >= ${limit}`] : [])].join(" || ")
   const at = entry === undefined ? access.node : (walk.header.body.children[0] ?? access.node)
   fixes.push(guard(walk, at, checks, state))
   return fixes
+}
+
+/** A heap block that was counted in bytes gets its element size. */
+const elementCount = (walk: Walk, access: Access, state: State): ReadonlyArray<ReadonlyArray<Edit>> => {
+  const key = access.base.key
+  const block = key === undefined ? undefined : state.cell(key).block
+  if (block?.kind !== "heap" || key === undefined || !walk.names.has(key)) return []
+  const name = block.node.children[0]?.text
+  const args = part(block.node, "arguments")?.children ?? []
+  const size = args.at(-1)
+  if (size === undefined) return []
+  const each = `sizeof(*${key})`
+  if (name === "calloc") return [[replaceNode(size, each)]]
+  if (name !== "malloc") return []
+  const sum = bare(size)
+  const count =
+    sum.type === "binary_expression" && sum.op === "+"
+      ? sum.children.find((c) => bare(c).type !== "sizeof_expression")
+      : size
+  return count === undefined
+    ? []
+    : [[replaceNode(size, `${/^\w+$/.test(count.text) ? count.text : `(${count.text})`} * ${each}`)]]
 }
 
 const changedIn = (walk: Walk, lin: Linear): boolean =>
@@ -168,32 +195,75 @@ export const nullSink = (walk: Walk, node: Node, key: string, state: State): voi
     severity: "high",
     message: `${key} may be NULL when ${norm(node).slice(0, 40)} follows it`,
     node,
-    fixes: [after(walk.source, from, `if (!${key}) ${errorReturn(walk, state, key)}`)]
+    fixes: [
+      key.includes("()@")
+        ? nameResult(walk, node, from, state)
+        : after(walk.source, from, `if (!${key}) ${errorReturn(walk, state, key)}`)
+    ]
   })
 }
 
-/** Moves the release behind the last use, or reads what is needed before it. */
+/** `strchr(s, c)[1]`: gives the result a name, so that it can be looked at. */
+const nameResult = (walk: Walk, use: Node, call: Node, state: State): ReadonlyArray<Edit> => {
+  const name = freshName(walk, "found")
+  const type = /^(str|mem|getenv)/.test(call.children[0]?.text ?? "") ? "const char *" : "void *"
+  const text = `${type}${name} = ${call.text};\n  if (!${name}) ${errorReturn(walk, state)}`
+  return [...before(walk.source, use, text), replaceNode(call, name)]
+}
+
+/** Reads what is needed before the release, or moves the release behind the last use. */
 const afterFree = (walk: Walk, use: Node, freed: Node): ReadonlyArray<ReadonlyArray<Edit>> => {
   const release = statementOf(freed)
+  const loop = enclosing(use, "for_statement")
+  const update = loop === undefined ? undefined : part(loop, "update")
+  if (loop !== undefined && update !== undefined && update.start <= use.start && use.end <= update.end)
+    return inUpdate(walk, loop, update)
   const user = statementOf(use)
   const parent = release.parent
-  if (release === user || parent === null) return []
-  const remove: Edit = { start: release.start, end: release.end, text: "" }
-  if (user.parent !== parent) return []
-  if (user.type !== "return_statement") return [[remove, ...after(walk.source, user, release.text)]]
-  const value = user.children[0]
-  if (value === undefined) return []
+  if (release === user || parent === null || user.parent !== parent) return []
+  const value = assignedValue(user)
   const saved = freshName(walk, "saved")
-  const type =
-    walk.header.returns.depth > 0
-      ? `${walk.header.returns.name} ${"*".repeat(walk.header.returns.depth)}`
-      : `${walk.header.returns.name} `
-  return [
-    [
-      { start: release.start, end: release.start, text: `${type}${saved} = ${value.text};\n${"  "}` },
-      replaceNode(value, saved)
-    ]
-  ]
+  const fixes: Array<ReadonlyArray<Edit>> = []
+  if (value !== undefined && value.start <= use.start && use.end <= value.end) {
+    const type = user.type === "return_statement" ? walk.header.returns : typeOfTarget(walk, user)
+    if (type !== undefined)
+      fixes.push([
+        ...before(walk.source, release, `${typeText(type)}${saved} = ${value.text};`),
+        replaceNode(value, saved)
+      ])
+  }
+  const remove: Edit = { start: release.start, end: release.end, text: "" }
+  if (user.type !== "return_statement") fixes.push([remove, ...after(walk.source, user, release.text)])
+  return fixes
+}
+
+const typeText = (type: CType): string => `${type.name} ${"*".repeat(type.depth)}`
+
+/** The right side of `x = …;`, `T x = …;` or `return …;`. */
+const assignedValue = (statement: Node): Node | undefined => {
+  const [first] = statement.children
+  if (statement.type === "return_statement") return first
+  const holder = statement.children.find((c) => c.type === "assignment_expression" || c.type === "init_declarator")
+  return holder === undefined ? undefined : (part(holder, "right") ?? part(holder, "value"))
+}
+
+const typeOfTarget = (walk: Walk, statement: Node): CType | undefined => {
+  const holder = statement.children.find((c) => c.type === "assignment_expression" || c.type === "init_declarator")
+  const target = holder === undefined ? undefined : (part(holder, "left") ?? part(holder, "declarator"))
+  return target === undefined ? undefined : walk.names.get(target.text.replace(/[*\s]/g, ""))?.type
+}
+
+/** `for (…; p; p = p->next) free(p);`: the next one is read before the release. */
+const inUpdate = (walk: Walk, loop: Node, update: Node): ReadonlyArray<ReadonlyArray<Edit>> => {
+  const body = part(loop, "body")
+  const left = part(update, "left")
+  const right = part(update, "right")
+  const type = left === undefined ? undefined : walk.names.get(left.text)?.type
+  if (body === undefined || left === undefined || right === undefined || type === undefined) return []
+  const saved = freshName(walk, "saved")
+  const inner = body.type === "compound_statement" ? body.text.slice(1, -1).trim() : body.text
+  const text = `{ ${typeText(type)}${saved} = ${right.text}; ${inner} ${left.text} = ${saved}; }`
+  return [[{ start: update.start, end: update.end, text: "" }, replaceNode(body, text)]]
 }
 
 export const freshName = (walk: Walk, wanted: string): string => {

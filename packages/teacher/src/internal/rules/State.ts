@@ -6,7 +6,7 @@
  */
 import type { Node } from "./Ast.ts"
 import type { Fact, Linear } from "./Linear.ts"
-import { show } from "./Linear.ts"
+import { shape } from "./Linear.ts"
 
 /** The piece of source that established a fact: `node` is the whole check, `leaf` the comparison itself. */
 export interface Guard {
@@ -46,6 +46,17 @@ export interface Cell {
   readonly alias?: string
 }
 
+/** What is remembered at one point. Very long functions forget their oldest: a proof may fail, or a finding be missed. */
+const mostFacts = 60
+const mostFlags = 120
+const mostCells = 160
+
+const dropOldest = (map: Map<string, unknown>, most: number): void => {
+  if (map.size <= most) return
+  const oldest = map.keys().next().value
+  if (oldest !== undefined) map.delete(oldest)
+}
+
 export class State {
   facts: Array<Known>
   flags: Map<string, Guard | null>
@@ -67,16 +78,19 @@ export class State {
 
   update(key: string, change: Cell): void {
     this.cells.set(key, { ...this.cell(key), ...change })
+    dropOldest(this.cells, mostCells)
   }
 
   /** form ≤ 0 */
   learn(form: Linear, origin: Guard | null): void {
     if (form.terms.size > 0 && form.terms.size < 6) this.facts.push({ form, origin })
-    if (this.facts.length > 60) this.facts.splice(0, this.facts.length - 60)
+    if (this.facts.length > mostFacts) this.facts.splice(0, this.facts.length - mostFacts)
   }
 
   flag(name: string, origin: Guard | null): void {
-    if (!this.flags.has(name)) this.flags.set(name, origin)
+    if (this.flags.has(name)) return
+    this.flags.set(name, origin)
+    dropOldest(this.flags, mostFlags)
   }
 
   /** Forgets all that mentions `key` (a variable, member or dereference), because it was assigned. */
@@ -109,7 +123,8 @@ const cache = new Map<string, boolean>()
 
 /** Whether the expression text `name` uses `key` as a whole operand (a member of the same name does not count). */
 export const mentions = (name: string, key: string): boolean => {
-  if (!name.includes(key)) return false
+  // What a place held on entry does not change.
+  if (name.startsWith("entry:") || !name.includes(key)) return false
   const known = cache.get(`${name}\n${key}`)
   if (known !== undefined) return known
   let found = false
@@ -126,8 +141,6 @@ export const mentions = (name: string, key: string): boolean => {
   return found
 }
 
-const same = (a: Known, b: Known): boolean => show(a.form) === show(b.form)
-
 export const join = (a: State | null, b: State | null): State | null => {
   if (a === null || b === null) return a ?? b
   const flags = new Map([...a.flags].filter(([name]) => b.flags.has(name)))
@@ -139,17 +152,24 @@ export const join = (a: State | null, b: State | null): State | null => {
     const owned = left.owned === true || right.owned === true
     cells.set(key, { ...right, ...left, owned })
   }
-  const facts = a.facts.filter((fact) => b.facts.some((other) => fact === other || same(fact, other)))
-  return new State([...facts, ...weaker(a, b, facts), ...weaker(b, a, facts)], flags, cells)
+  return new State(sharedFacts(a.facts, b.facts), flags, cells)
 }
 
-/** Facts of `a` that `b` has in a stronger form (same atoms, smaller constant): the weaker one holds in both. */
-const weaker = (a: State, b: State, taken: ReadonlyArray<Known>): ReadonlyArray<Known> =>
-  a.facts.filter(
-    (fact) =>
-      !taken.includes(fact) &&
-      b.facts.some((other) => {
-        const step = fact.form.constant - other.form.constant
-        return step < 0 && show({ ...fact.form, constant: 0 }) === show({ ...other.form, constant: 0 })
-      })
-  )
+/** What both know: of facts over the same terms the weaker one (the smaller constant in `form ≤ 0`) holds in both. */
+const sharedFacts = (a: ReadonlyArray<Known>, b: ReadonlyArray<Known>): Array<Known> => {
+  if (a === b) return [...a]
+  const strongest = new Map<string, number>()
+  for (const { form } of b) {
+    const terms = shape(form)
+    strongest.set(terms, Math.max(strongest.get(terms) ?? Number.NEGATIVE_INFINITY, form.constant))
+  }
+  const kept: Array<Known> = []
+  const missed: Array<Known> = []
+  for (const fact of a) {
+    const other = strongest.get(shape(fact.form))
+    if (other === undefined) continue
+    if (fact.form.constant <= other) kept.push(fact)
+    else missed.push({ form: { ...fact.form, constant: other }, origin: fact.origin })
+  }
+  return [...kept, ...missed]
+}

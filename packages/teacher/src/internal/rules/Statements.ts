@@ -1,6 +1,7 @@
 /** Runs a function body over states: branches, loops (once, with what they change forgotten), jumps and exits. */
 import { bare, findAll, loops, type Node, norm, part } from "./Ast.ts"
 import { branch, type Site } from "./Conditions.ts"
+import { copyLoop } from "./Copies.ts"
 import { leave } from "./Exits.ts"
 import { declare, evaluate } from "./Expressions.ts"
 import { atom, constant, isConstant, type Linear, minus } from "./Linear.ts"
@@ -172,6 +173,7 @@ const repeat = (walk: Walk, node: Node, state: State): State | null => {
       state
     )
   if (body === undefined) return state
+  if (condition !== undefined) copyLoop(walk, node, condition, state)
   const changed = changes([condition, update, body])
   const strings = textWalks(walk, condition, changed, state)
   const head = state.copy()
