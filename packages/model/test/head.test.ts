@@ -136,27 +136,11 @@ layer(DeviceLayer)("the fused head", (it) => {
           const scored = yield* gpu.read({ ...hw.scored, length: batch.lossRows * 4 })
           const column = (k: number) => Float32Array.from(rows, (_, i) => scored[4 * i + k]!)
           const expected = rows.map((r) => scoreRow(r.logits, r.target, c.temperature, withRef ? r.refLogits : null))
-          // an f32 logit of size x is off by about x · 6e-8, and that is the error of its log-probability
-          const tolerance = c.scale > 10 ? 2e-6 : 1e-5
-          assertNear(
-            "log-probabilities",
-            column(0),
-            expected.map((e) => e.logProb),
-            tolerance
-          )
-          assertNear(
-            "entropies",
-            column(1),
-            expected.map((e) => e.entropy),
-            c.scale > 10 ? 1e-3 : 1e-5
-          )
-          if (withRef)
-            assertNear(
-              "KL",
-              column(3),
-              expected.map((e) => e.kl),
-              c.scale > 10 ? 1e-3 : 1e-4
-            )
+          const near = (name: string, k: number, pick: (e: (typeof expected)[number]) => number, tolerance: number) =>
+            assertNear(name, column(k), expected.map(pick), tolerance)
+          near("log-probabilities", 0, (e) => e.logProb, 1e-5)
+          near("entropies", 1, (e) => e.entropy, 1e-4)
+          if (withRef) near("KL", 3, (e) => e.kl, 1e-4)
           const dHidden = new Float64Array(packed.rows * c.hidden)
           const dHead = new Float64Array(c.vocab * c.hidden)
           rows.forEach((r, i) => {
@@ -170,10 +154,9 @@ layer(DeviceLayer)("the fused head", (it) => {
               }
             }
           })
-          const gradientTolerance = c.scale > 10 ? 1e-3 : 1e-4
           // rows without loss get exactly zero: the garbage that was there is overwritten
-          assertNear("d hidden", yield* gpu.read(device.dHidden), dHidden, gradientTolerance)
-          assertNear("d head", yield* gpu.read(device.dHead), dHead, gradientTolerance)
+          assertNear("d hidden", yield* gpu.read(device.dHidden), dHidden)
+          assertNear("d head", yield* gpu.read(device.dHead), dHead)
         }
       })
     )
