@@ -3,12 +3,21 @@ import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Effect, Logger } from "effect"
 import { CliOutput, Command } from "effect/cli"
 import packageJson from "../package.json" with { type: "json" }
+import { dataset } from "./commands/dataset/index.ts"
 import { doctor } from "./commands/doctor.ts"
+import { evaluate } from "./commands/eval.ts"
+import { generate } from "./commands/generate.ts"
+import { pretrain } from "./commands/pretrain.ts"
 import { rewards } from "./commands/rewards.ts"
+import { run } from "./commands/run.ts"
+import { score } from "./commands/score.ts"
+import { train } from "./commands/train/index.ts"
 import { runToExitCode } from "./errors.ts"
 import { srcode } from "./root.ts"
 
-const command = srcode.pipe(Command.withSubcommands([doctor, rewards]))
+const command = srcode.pipe(
+  Command.withSubcommands([doctor, run, dataset, train, generate, evaluate, score, rewards, pretrain])
+)
 
 /** Help is printed when it is asked for; an invocation that cannot be understood gets one line (errors.ts). */
 const helpOnlyOnRequest = Effect.map(CliOutput.Presenter, (presenter) =>

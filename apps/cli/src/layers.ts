@@ -1,8 +1,15 @@
 /** The composition root: which layer stands behind which service. The only place that decides it. */
+import { Analyzer, CodeQl } from "@srcode/codeql"
+import { CorpusJudge } from "@srcode/dataset"
 import { UserError } from "@srcode/domain"
 import { type DeviceChoice, deviceChoices, GpuDawn } from "@srcode/gpu"
+import { Progress } from "@srcode/pipeline"
+import { Sandbox } from "@srcode/sandbox"
+import { Teacher, TeacherChat, TeacherReplay, TeacherRules } from "@srcode/teacher"
 import { Config, Effect, Layer, Option } from "effect"
-import { srcode } from "./root.ts"
+import { Flag } from "effect/cli"
+import { makeProgress } from "./progress.ts"
+import { fileFlag, srcode } from "./root.ts"
 
 /** The compute device for a choice; `SRCODE_GPU_MEMORY` (bytes) bounds what it may allocate. */
 export const gpuLayer = (device: DeviceChoice) =>
@@ -28,3 +35,50 @@ export const chosenDevice = Effect.gen(function* () {
 
 /** The compute device that the command line asked for. */
 export const gpuLayerFromFlags = Layer.unwrap(Effect.map(chosenDevice, gpuLayer))
+
+/** Who teaches: the embedded rules, a chat-completions server (`SRCODE_TEACHER_URL`, `_MODEL`, `_KEY`), or recorded answers. */
+export const teacherFlag = Flag.Literals("teacher", ["rules", "chat", "replay"]).pipe(
+  Flag.withDescription(
+    "Who teaches: the embedded rules, a chat-completions server, or recorded answers (with --recordings)"
+  ),
+  Flag.withDefault("rules" as const)
+)
+
+export const recordingsFlag = fileFlag(
+  "recordings",
+  "Directory of a teacher's answers: replayed with --teacher replay, recorded with --teacher chat"
+).pipe(Flag.optional)
+
+export const teacherLayer = (kind: "rules" | "chat" | "replay", recordings: Option.Option<string>) => {
+  const misconfigured = (error: unknown) =>
+    new UserError({
+      message: `the chat teacher is not configured: ${String(error)}`,
+      hint: "set SRCODE_TEACHER_URL and SRCODE_TEACHER_MODEL, and SRCODE_TEACHER_KEY where the server wants one"
+    })
+  switch (kind) {
+    case "rules":
+      return TeacherRules.layer
+    case "chat": {
+      const chat = TeacherChat.layer.pipe(
+        Layer.catch((error) => Layer.effect(Teacher, Effect.fail(misconfigured(error))))
+      )
+      return Option.isSome(recordings) ? TeacherReplay.record(recordings.value).pipe(Layer.provide(chat)) : chat
+    }
+    case "replay":
+      return Option.isSome(recordings)
+        ? TeacherReplay.layer(recordings.value)
+        : Layer.effect(Teacher, Effect.fail(new UserError({ message: "--teacher replay needs --recordings DIR" })))
+  }
+}
+
+/** Execution in the sandbox, the judge of the embedded corpus, and CodeQL where it is installed, else the analyzer panel. */
+export const judgingLayer = Layer.unwrap(
+  Effect.gen(function* () {
+    const status = yield* Effect.flatMap(CodeQl, (codeQl) => codeQl.status).pipe(Effect.provide(CodeQl.layer))
+    const analyzer = status.found ? Analyzer.layerCodeQl.pipe(Layer.provide(CodeQl.layer)) : Analyzer.layerPanel
+    return Layer.mergeAll(analyzer, CorpusJudge.layer).pipe(Layer.provide(Sandbox.layer))
+  })
+)
+
+/** Progress on the terminal for the programs of @srcode/pipeline. */
+export const progressLayer = Layer.effect(Progress, makeProgress)

@@ -9,7 +9,7 @@ import { type BenchTask, rateOf, runTinyBench } from "@srcode/evals"
 import { type Lora, type Model, makeGenerator, type Tokenizer } from "@srcode/model"
 import { RunStore } from "@srcode/store"
 import { Effect, Stream } from "effect"
-import { respond } from "./Generated.ts"
+import { functionBody, respond } from "./Generated.ts"
 import { maxSequence, openAdapter, openBase, openTuned } from "./Models.ts"
 import { report } from "./Progress.ts"
 import type { RunConfig } from "./RunConfig.ts"
@@ -76,7 +76,7 @@ export const measure = Effect.fn("Evaluate.measure")(function* (
   let done = 0
   const { outcomes, result } = yield* runTinyBench(
     tasks,
-    new Map(responses.map((r, i) => [tasks[i]?.id ?? "", [r.text]])),
+    new Map(responses.map((r, i) => [tasks[i]?.id ?? "", [functionBody(r.text)]])),
     (task, response) => {
       const prompt = byId.get(task.id)
       const judged =

@@ -10,6 +10,15 @@ export interface TextResponse {
   readonly text: string
 }
 
+/**
+ * The function body a response begins with: everything up to the first line that is a lone closing brace. Models trained on
+ * several functions in a row go on after the one they were asked for.
+ */
+export const functionBody = (text: string): string => {
+  const end = /\n\}(?=\s|$)/.exec(text)
+  return end === null ? text : text.slice(0, end.index + 2)
+}
+
 /** Samples one response a prompt; `stream` numbers the prompts for the sampler (default: their index). */
 export const respond = Effect.fn("respond")(function* (input: {
   readonly generator: Generator

@@ -121,11 +121,20 @@ const writeReport = Effect.fn("Run.report")(function* (options: RunOptions, arms
   return summary
 })
 
+/** Identifies a checkpoint by its configuration and its weight files: the one file, or the index of several. */
+const modelHash = Effect.fn("Run.modelHash")(function* (directory: string) {
+  const config = yield* hashFile(`${directory}/config.json`)
+  const weights = yield* hashFile(`${directory}/model.safetensors`).pipe(
+    Effect.catch(() => hashFile(`${directory}/model.safetensors.index.json`))
+  )
+  return hashJson([config, weights])
+})
+
 export const run = Effect.fn("run")(function* (options: RunOptions) {
   const store = yield* RunStore
   const gpu = yield* Gpu
   const { config } = options
-  const inputs: Record<string, string> = { model: yield* hashFile(`${config.model}/model.safetensors`) }
+  const inputs: Record<string, string> = { model: yield* modelHash(config.model) }
   if (config.data !== null) inputs.data = yield* hashFile(config.data)
   const earlier = yield* store.readManifest
   const manifest: RunManifest = {

@@ -1,0 +1,74 @@
+/** `srcode eval`: the embedded benchmark, by compiling and running every sample in the sandbox. */
+import { EvalResult, SampleOutcome } from "@srcode/domain"
+import { resultsTable } from "@srcode/evals"
+import { loadAdapter, loadModel, loadModelTokenizer } from "@srcode/model"
+import { EvaluationConfig, measure } from "@srcode/pipeline"
+import { writeJson, writeJsonLines } from "@srcode/store"
+import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
+import { Command, Flag } from "effect/cli"
+import { decodeStrict } from "../config.ts"
+import { gpuLayerFromFlags, judgingLayer, progressLayer } from "../layers.ts"
+import { fileFlag } from "../root.ts"
+import { adapterFlag, modelFlag } from "./score.ts"
+
+export const evaluate = Command.make(
+  "eval",
+  {
+    model: modelFlag,
+    adapter: adapterFlag,
+    limit: Flag.Int("limit").pipe(
+      Flag.withDescription("Prompts to take, spread over all families (default: all 232)"),
+      Flag.withSchema(Schema.Int.check(Schema.isGreaterThan(0))),
+      Flag.optional
+    ),
+    temperature: Flag.Finite("temperature").pipe(
+      Flag.withDescription("Sampling temperature; 0 is greedy"),
+      Flag.withDefault(0.8)
+    ),
+    topP: Flag.Finite("top-p").pipe(Flag.withDescription("Mass of the nucleus"), Flag.withDefault(1)),
+    seed: Flag.Int("seed").pipe(Flag.withDescription("Seed of the sampler"), Flag.withDefault(1)),
+    out: fileFlag("out", "Where to write the result as JSON; the samples go beside it as .samples.jsonl").pipe(
+      Flag.optional
+    )
+  },
+  Effect.fnUntraced(function* (flags) {
+    const evaluation = yield* decodeStrict(EvaluationConfig, "flags", {
+      temperature: flags.temperature,
+      topP: flags.topP,
+      limit: Option.getOrNull(flags.limit)
+    })
+    const program = Effect.gen(function* () {
+      const model = yield* loadModel(flags.model)
+      const tokenizer = yield* loadModelTokenizer(model)
+      const lora = Option.isSome(flags.adapter) ? yield* loadAdapter(model, flags.adapter.value) : null
+      const { outcomes, result } = yield* measure({ model, tokenizer, lora }, lora === null ? "model" : "adapter", {
+        evaluation,
+        seed: flags.seed
+      })
+      yield* Console.log(resultsTable([result]))
+      if (Option.isSome(flags.out)) {
+        yield* writeJson(flags.out.value, EvalResult, result)
+        yield* writeJsonLines(
+          `${flags.out.value.replace(/\.json$/, "")}.samples.jsonl`,
+          SampleOutcome,
+          Stream.fromIterable(outcomes)
+        )
+        yield* Console.log(`\nwritten to ${flags.out.value}`)
+      }
+    })
+    yield* program.pipe(Effect.provide(Layer.mergeAll(gpuLayerFromFlags, judgingLayer, progressLayer)), Effect.scoped)
+  })
+).pipe(
+  Command.withDescription("Measure a model on the embedded benchmark: compiles, functional, secure, and both (FS@1)"),
+  Command.withExamples([
+    {
+      command: "npm run srcode -- eval --model packages/model/assets/tiny-coder",
+      description: "The embedded base model"
+    },
+    {
+      command:
+        "npm run srcode -- eval --model packages/model/assets/tiny-coder --adapter runs/demo/adapter --out result.json",
+      description: "With an adapter"
+    }
+  ])
+)

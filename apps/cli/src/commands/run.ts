@@ -1,0 +1,151 @@
+/** `srcode run`: the whole pipeline in one directory. A second call resumes, and skips what is done. */
+import { fileURLToPath } from "node:url"
+import { UserError } from "@srcode/domain"
+import { Gpu } from "@srcode/gpu"
+import { decodeRunConfig, quickRun, type RunConfig, run as runPipeline } from "@srcode/pipeline"
+import { RunStore, readJson } from "@srcode/store"
+import { Console, Effect, Layer, Option, Schema } from "effect"
+import { Command, Flag } from "effect/cli"
+import { ChildProcess, ChildProcessSpawner } from "effect/process"
+import packageJson from "../../package.json" with { type: "json" }
+import { oneLine } from "../errors.ts"
+import { gpuLayerFromFlags, judgingLayer, progressLayer, recordingsFlag, teacherFlag, teacherLayer } from "../layers.ts"
+import { fileFlag } from "../root.ts"
+
+const config = fileFlag("config", "Settings of the run as JSON (default: the embedded demo)").pipe(Flag.optional)
+const data = fileFlag("data", "PrimeVul JSONL to learn from (default: the embedded corpus)").pipe(Flag.optional)
+const limit = Flag.Int("limit").pipe(
+  Flag.withDescription("Rows of --data to take"),
+  Flag.withSchema(Schema.Int.check(Schema.isGreaterThan(0))),
+  Flag.optional
+)
+const out = fileFlag("out", "Run directory; a run that was cut off goes on there (required)")
+const preset = Flag.Literals("preset", ["auto", "full", "quick"]).pipe(
+  Flag.withDescription(
+    "Size of the stages that --config leaves open: quick is for slow drivers; auto chooses by the device"
+  ),
+  Flag.withDefault("auto" as const)
+)
+
+/** Drivers that run four lanes at a time (SwiftShader) take several times as long as those with eight. */
+const isSlow = (info: Gpu["Service"]["info"]): boolean => info.software && info.subgroupSize[1] <= 4
+
+const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value)
+
+/** The settings of the file over those of the preset, key by key. */
+const overlay = (base: unknown, over: unknown): unknown =>
+  isObject(base) && isObject(over)
+    ? { ...base, ...Object.fromEntries(Object.entries(over).map(([k, v]) => [k, k in base ? overlay(base[k], v) : v])) }
+    : over
+
+const fullRun = {
+  sft: { steps: 50, lr: 2e-3, schedule: "linear", batchSize: 16, accumulation: 1 },
+  rl: { steps: 20, epochs: 2 }
+}
+
+/** The commit this program is at, where it is run from a checkout that has git. */
+const gitCommit = Effect.gen(function* () {
+  const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
+  const root = fileURLToPath(new URL("../../../..", import.meta.url))
+  return (yield* spawner.string(ChildProcess.make("git", ["-C", root, "rev-parse", "HEAD"]))).trim() || null
+}).pipe(
+  Effect.timeout("5 seconds"),
+  Effect.orElseSucceed(() => null)
+)
+
+const readRunConfig = Effect.fn("readRunConfig")(function* (flags: {
+  config: Option.Option<string>
+  data: Option.Option<string>
+  limit: Option.Option<number>
+  quick: boolean
+}) {
+  const given = Option.isSome(flags.config) ? yield* readJson(flags.config.value, Schema.Json) : {}
+  const file = Option.getOrElse(flags.config, () => "the preset")
+  const merged = overlay(overlay(flags.quick ? quickRun : fullRun, given), {
+    ...(Option.isSome(flags.data) ? { data: flags.data.value } : {}),
+    ...(Option.isSome(flags.limit) ? { limit: flags.limit.value } : {})
+  })
+  return yield* decodeRunConfig(merged).pipe(
+    Effect.mapError((error) => new UserError({ message: `${file}: ${oneLine(error.message, 600)}` }))
+  )
+})
+
+const notesOf = (
+  info: Gpu["Service"]["info"],
+  quick: boolean,
+  chosen: boolean,
+  settings: RunConfig
+): ReadonlyArray<string> => [
+  ...(quick && chosen
+    ? [
+        `A smaller preset was chosen: ${info.name} computes ${info.subgroupSize[1]} lanes at a time; --preset full runs everything.`
+      ]
+    : []),
+  ...(settings.data === null
+    ? []
+    : [
+        "The benchmark is the embedded one; data/ rates are analyzer findings on generations for this run's own prompts."
+      ])
+]
+
+export const run = Command.make(
+  "run",
+  { config, data, limit, out, preset, teacher: teacherFlag, recordings: recordingsFlag },
+  Effect.fnUntraced(function* (flags) {
+    const program = Effect.gen(function* () {
+      const gpu = yield* Gpu
+      const slow = isSlow(gpu.info)
+      const quick = flags.preset === "quick" || (flags.preset === "auto" && slow)
+      const settings = yield* readRunConfig({ ...flags, quick })
+      const notes = notesOf(gpu.info, quick, flags.preset === "auto", settings)
+      yield* Console.log(`device: ${gpu.info.name}${gpu.info.software ? " (software)" : ""}`)
+      for (const note of notes) yield* Console.log(note)
+      const summary = yield* runPipeline({
+        name:
+          flags.out
+            .split("/")
+            .filter((p) => p !== "")
+            .at(-1) ?? "run",
+        config: settings,
+        versions: { srcode: packageJson.version, node: process.versions.node },
+        gitCommit: yield* gitCommit,
+        notes
+      })
+      yield* Console.log(`\n${summary.table}`)
+      if (summary.rewardModelAccuracy !== null) {
+        yield* Console.log(
+          `\nsequence reward: a reward model that ranks ${Math.round(100 * summary.rewardModelAccuracy)} % of held-out pairs rightly`
+        )
+      }
+      yield* Console.log(`\nreport   ${summary.report}\nadapter  ${summary.adapter}`)
+    })
+    yield* program.pipe(
+      Effect.provide(
+        Layer.mergeAll(
+          gpuLayerFromFlags,
+          RunStore.layer(flags.out),
+          teacherLayer(flags.teacher, flags.recordings),
+          judgingLayer,
+          progressLayer
+        )
+      ),
+      Effect.scoped
+    )
+  })
+).pipe(
+  Command.withDescription(
+    "Run the whole pipeline: data set, supervised tuning, reinforcement with token rewards, evaluation, report"
+  ),
+  Command.withExamples([
+    { command: "npm run srcode -- run --out runs/demo", description: "The embedded demo" },
+    {
+      command: "npm run srcode -- run --data primevul_paired_dev.jsonl --limit 40 --out runs/primevul",
+      description: "Real functions"
+    },
+    {
+      command: "npm run srcode -- run --config experiment.json --out runs/experiment",
+      description: "Settings of your own; the same command resumes"
+    }
+  ])
+)

@@ -1,0 +1,118 @@
+/**
+ * `srcode train rl`: PPO on prompts with a teacher: its verdict is the sequence reward, its secure spans the token
+ * rewards. The reference is the model as given; pass a merged or tuned model to anchor there.
+ */
+import { cwe, type Task } from "@srcode/domain"
+import { loadModel, loadModelTokenizer } from "@srcode/model"
+import { reinforce } from "@srcode/pipeline"
+import { hashFile, hashJson, RunStore, readJsonLines } from "@srcode/store"
+import { Teacher } from "@srcode/teacher"
+import { PpoSettings, RewardPreset } from "@srcode/trainer"
+import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
+import { Command, Flag } from "effect/cli"
+import { decodeStrict, readConfig } from "../../config.ts"
+import { gpuLayerFromFlags, progressLayer, recordingsFlag, teacherFlag, teacherLayer } from "../../layers.ts"
+import { fileFlag } from "../../root.ts"
+import { modelFlag } from "../score.ts"
+
+const Prompt = Schema.Struct({ prompt: Schema.NonEmptyString, reference: Schema.optionalKey(Schema.String) })
+
+export const rl = Command.make(
+  "rl",
+  {
+    model: modelFlag,
+    data: fileFlag(
+      "data",
+      'Prompts {"prompt","reference"?}; a reference only bounds how short an earning response may be (required)'
+    ),
+    out: fileFlag(
+      "out",
+      "Where to write adapter/, value_head.safetensors, rollouts.jsonl and metrics.jsonl (required)"
+    ),
+    preset: Flag.Literals("preset", RewardPreset.literals).pipe(
+      Flag.withDescription("Token rewards: gated, naive, literal, or none"),
+      Flag.optional
+    ),
+    config: fileFlag("config", "PPO settings as JSON").pipe(Flag.optional),
+    teacher: teacherFlag,
+    recordings: recordingsFlag
+  },
+  Effect.fnUntraced(function* (flags) {
+    const read = Option.isSome(flags.config)
+      ? yield* readConfig(flags.config.value, PpoSettings)
+      : yield* decodeStrict(PpoSettings, "defaults", {})
+    const settings = Option.isSome(flags.preset) ? { ...read, preset: flags.preset.value } : read
+    const program = Effect.gen(function* () {
+      const store = yield* RunStore
+      const teacher = yield* Teacher
+      const prompts = yield* Stream.runCollect(readJsonLines(flags.data, Prompt))
+      const tasks = prompts.map(
+        (p, i): Task => ({
+          id: String(i),
+          kind: "generate",
+          group: String(i),
+          language: "c",
+          cwe: cwe(119),
+          difficulty: 0,
+          prompt: p.prompt,
+          completion: p.reference ?? ""
+        })
+      )
+      const train = Effect.gen(function* () {
+        const model = yield* loadModel(flags.model)
+        const tokenizer = yield* loadModelTokenizer(model)
+        return yield* reinforce({
+          model,
+          tokenizer,
+          tasks,
+          settings,
+          seed: settings.seed,
+          directory: "",
+          stage: "rl",
+          score: (responses) =>
+            Effect.forEach(responses, (r) =>
+              Effect.map(teacher.verdict({ prompt: r.prompt, response: r.text, language: "c" }), (v) =>
+                v.vulnerable === null ? 0 : v.vulnerable ? -1 : 1
+              )
+            )
+        })
+      }).pipe(Effect.scoped)
+      const inputsHash = hashJson({
+        settings,
+        data: yield* hashFile(flags.data),
+        config: yield* hashFile(`${flags.model}/config.json`),
+        teacher: teacher.name
+      })
+      const result = yield* store.stage({
+        name: "rl",
+        inputsHash,
+        partial: ["state", "rollouts.jsonl"],
+        run: () => train
+      })
+      yield* Console.log(`${result.skipped ? "nothing to do, already trained: " : ""}adapter ${store.path("adapter")}`)
+    })
+    yield* program.pipe(
+      Effect.provide(
+        Layer.mergeAll(
+          gpuLayerFromFlags,
+          RunStore.layer(flags.out),
+          teacherLayer(flags.teacher, flags.recordings),
+          progressLayer
+        )
+      ),
+      Effect.scoped
+    )
+  })
+).pipe(
+  Command.withDescription("Train a LoRA adapter by PPO with token-level rewards from a teacher"),
+  Command.withExamples([
+    {
+      command: "npm run srcode -- train rl --model DIR --data prompts.jsonl --out runs/rl",
+      description: "Gated token rewards, rule teacher"
+    },
+    {
+      command: "npm run srcode -- train rl --model DIR --data prompts.jsonl --preset none --out runs/rl-none",
+      description: "The sequence reward alone"
+    }
+  ])
+)

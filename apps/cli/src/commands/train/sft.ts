@@ -1,0 +1,153 @@
+/** `srcode train sft`: a LoRA adapter from rows of prompt and completion, or of tokens. Resumes what was cut off. */
+import { UserError } from "@srcode/domain"
+import { Gpu } from "@srcode/gpu"
+import {
+  allocLora,
+  linearModules,
+  loadModel,
+  loadTokenizer,
+  packLora,
+  readAdapter,
+  type Tokenizer,
+  unpackLora,
+  writeAdapter
+} from "@srcode/model"
+import { report } from "@srcode/pipeline"
+import { hashFile, hashJson, RunStore, readJsonLinesNumbered } from "@srcode/store"
+import { completionRow, SftConfig, sftMetrics, type TokenRow, trainSft } from "@srcode/trainer"
+import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
+import { Command, Flag } from "effect/cli"
+import { decodeStrict, readConfig } from "../../config.ts"
+import { gpuLayerFromFlags, progressLayer } from "../../layers.ts"
+import { fileFlag } from "../../root.ts"
+import { modelFlag } from "../score.ts"
+
+const Mask = Schema.Array(Schema.Union([Schema.Literals([0, 1]), Schema.Boolean]))
+const Row = Schema.Union([
+  Schema.Struct({ ids: Schema.Array(Schema.Int), loss_mask: Mask }),
+  Schema.Struct({ prompt: Schema.String, completion: Schema.String })
+])
+
+/** All rows as tokens; the tokenizer is loaded for the first row of text. */
+const readRows = Effect.fn("readRows")(function* (file: string, directory: string) {
+  let tokenizer: Tokenizer | undefined
+  const rows: Array<TokenRow> = []
+  yield* readJsonLinesNumbered(file, Row).pipe(
+    Stream.runForEach(
+      Effect.fnUntraced(function* ({ line, value }) {
+        if ("ids" in value) {
+          if (value.ids.length !== value.loss_mask.length) {
+            return yield* new UserError({
+              message: `${file}:${line}: ids and loss_mask have ${value.ids.length} and ${value.loss_mask.length} entries; they must have the same length`
+            })
+          }
+          rows.push({ ids: value.ids, lossMask: value.loss_mask.map((m) => m === true || m === 1) })
+          return
+        }
+        tokenizer ??= yield* loadTokenizer(directory)
+        rows.push(completionRow(tokenizer.encode(value.prompt), tokenizer.encode(value.completion), tokenizer.eosId))
+      })
+    )
+  )
+  return rows
+})
+
+export const sft = Command.make(
+  "sft",
+  {
+    model: modelFlag,
+    data: fileFlag("data", 'Rows {"prompt","completion"} or {"ids":[…],"loss_mask":[…]} (required)'),
+    out: fileFlag(
+      "out",
+      "Where to write adapter/ and metrics.jsonl; a training that was cut off goes on there (required)"
+    ),
+    initAdapter: fileFlag("init-adapter", "PEFT adapter to start from (default: a fresh one)").pipe(Flag.optional),
+    config: fileFlag(
+      "config",
+      "Settings as JSON: steps, lr, schedule, warmup, batchSize, accumulation, clip, weightDecay, betas, eps, rank, alpha, seed, shuffle"
+    ).pipe(Flag.optional)
+  },
+  Effect.fnUntraced(function* (flags) {
+    const settings = Option.isSome(flags.config)
+      ? yield* readConfig(flags.config.value, SftConfig)
+      : yield* decodeStrict(SftConfig, "defaults", {})
+    const program = Effect.gen(function* () {
+      const store = yield* RunStore
+      const gpu = yield* Gpu
+      const model = yield* loadModel(flags.model)
+      const rows = yield* readRows(flags.data, flags.model)
+      const initial = Option.isSome(flags.initAdapter)
+        ? yield* readAdapter(flags.initAdapter.value, model.config)
+        : null
+      const shape = initial ?? settings
+      const train = Effect.gen(function* () {
+        const fresh = yield* allocLora(model.config, shape)
+        const lora = initial === null ? fresh : { ...fresh, scale: initial.scale }
+        if (initial !== null) yield* gpu.write(lora.params.flat, packLora(model.config, initial.rank, initial.tensors))
+        let metrics = yield* store.metrics("sft", 1)
+        yield* trainSft({
+          decoder: model.decoder,
+          lora,
+          fresh: initial === null,
+          rows,
+          config: settings,
+          stateDirectory: store.path("state"),
+          onStart: Effect.fnUntraced(function* (first) {
+            if (first > 0) metrics = yield* store.metrics("sft", first + 1)
+            yield* report({ stage: "sft", step: first, total: settings.steps, unit: "steps" })
+          }),
+          onStep: Effect.fnUntraced(function* (step) {
+            yield* metrics.append(step.step, sftMetrics(step))
+            yield* report({
+              stage: "sft",
+              step: step.step,
+              total: settings.steps,
+              unit: "steps",
+              note: `loss ${step.loss.toFixed(4)}`
+            })
+          })
+        })
+        yield* writeAdapter(store.path("adapter"), model.config, {
+          rank: shape.rank,
+          alpha: shape.alpha,
+          ...(initial === null ? {} : { useRslora: initial.useRslora }),
+          targetModules: initial?.targetModules ?? linearModules,
+          tensors: unpackLora(model.config, shape.rank, yield* gpu.read(lora.params.flat)),
+          baseModel: flags.model
+        })
+        yield* store.remove("state")
+        return ["adapter"]
+      }).pipe(Effect.scoped)
+      const inputsHash = hashJson({
+        settings,
+        rows: yield* hashFile(flags.data),
+        device: gpu.info.name,
+        config: yield* hashFile(`${flags.model}/config.json`),
+        weights: model.decoder.weights.layers.length,
+        initial:
+          initial === null
+            ? null
+            : yield* hashFile(`${Option.getOrElse(flags.initAdapter, () => "")}/adapter_model.safetensors`)
+      })
+      const result = yield* store.stage({ name: "sft", inputsHash, partial: ["state"], run: () => train })
+      yield* Console.log(`${result.skipped ? "nothing to do, already trained: " : ""}adapter ${store.path("adapter")}`)
+    })
+    yield* program.pipe(
+      Effect.provide(Layer.mergeAll(gpuLayerFromFlags, RunStore.layer(flags.out), progressLayer)),
+      Effect.scoped
+    )
+  })
+).pipe(
+  Command.withDescription("Fine-tune a LoRA adapter on completions (loss on completion tokens and the end token)"),
+  Command.withExamples([
+    {
+      command: "npm run srcode -- train sft --model DIR --data rows.jsonl --out runs/sft",
+      description: "With the defaults"
+    },
+    {
+      command:
+        "npm run srcode -- train sft --model DIR --data rows.jsonl --config sft.json --init-adapter runs/a/adapter --out runs/b",
+      description: "Going on from an adapter"
+    }
+  ])
+)
