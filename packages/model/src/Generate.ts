@@ -58,6 +58,16 @@ export interface Generator {
   ): Effect.Effect<ReadonlyArray<Generation>, GpuError | ModelError>
 }
 
+/** Why these options cannot be sampled with, if so. */
+const unusable = ({ temperature, topP, maxTokens }: SamplingOptions): string | undefined => {
+  if (!Number.isInteger(maxTokens) || maxTokens < 1)
+    return `maxTokens is ${maxTokens}; it must be an integer of at least 1`
+  if (!Number.isFinite(temperature) || temperature < 0)
+    return `temperature is ${temperature}; it must be 0 (greedy) or more`
+  if (!(topP > 0 && topP <= 1)) return `topP is ${topP}; it must lie in (0, 1]`
+  return undefined
+}
+
 /** Decode steps between two looks at the tokens. */
 const checkEvery = 8
 
@@ -85,6 +95,7 @@ export const makeGenerator = (
     const u32 = (label: string, length: number) => gpu.alloc(`generate.${label}`, "u32", length)
     const lastRow = yield* u32("last_row", slots)
     const states = yield* f32("states", slots * config.hiddenSize)
+    const gathered = yield* f32("gathered", slots * config.hiddenSize)
     const logits = yield* f32("logits", slots * config.vocabSize)
     const sampled = yield* f32("sampled", 2 * slots)
     const stream = yield* u32("stream", slots)
@@ -172,12 +183,12 @@ export const makeGenerator = (
         yield* gpu.write(lastRow, last)
         const batch: Batch = { ...buffers, rows: count, lossRows: 0 }
         const [start, C] = [from, config.hiddenSize]
-        // The states of this part go behind those of earlier parts: gathered into `logits` as scratch, then copied.
+        // The states of this part go behind those of earlier parts; a window of `states` may start where no binding can.
         yield* gpu.submit("prefill", (tape) => {
           forward(tape, ops, decoder, lora, batch, ws, cache)
-          ops.gatherRows(tape, { table: ws.hidden, id: lastRow, out: logits, rows: part.length, dim: C })
+          ops.gatherRows(tape, { table: ws.hidden, id: lastRow, out: gathered, rows: part.length, dim: C })
           tape.copy(
-            { ...logits, length: part.length * C },
+            { ...gathered, length: part.length * C },
             { ...states, offset: states.offset + start * C, length: part.length * C }
           )
         })
@@ -228,6 +239,15 @@ export const makeGenerator = (
       })
     }
 
+    /** Slots that met an end token other than the first, which alone makes the device hold the row still. */
+    const endedRows = Effect.fnUntraced(function* (active: ReadonlyArray<Row>, step: number) {
+      if (ends.size < 2 || step < 2) return new Set<number>()
+      const all = yield* gpu.read(history)
+      const recent = ({ slot }: Row) =>
+        all.subarray(slot * capacity + Math.max(0, step - checkEvery), slot * capacity + step)
+      return new Set(active.filter((row) => recent(row).some((id) => ends.has(id))).map((row) => row.slot))
+    })
+
     const runWave = Effect.fnUntraced(function* (
       lora: Lora | null,
       requests: ReadonlyArray<GenerationRequest>,
@@ -241,7 +261,10 @@ export const makeGenerator = (
       let step = 1
       while (step < sampling.maxTokens) {
         const tokens = yield* gpu.read({ ...token, length: active.length })
-        const running = active.map((row, i) => ({ row, token: tokens[i] ?? 0 })).filter((r) => !ends.has(r.token))
+        const ended = yield* endedRows(active, step)
+        const running = active
+          .map((row, i) => ({ row, token: tokens[i] ?? 0 }))
+          .filter((r) => !ends.has(r.token) && !ended.has(r.row.slot))
         if (running.length === 0) break
         if (running.length < active.length) {
           active = running.map((r) => r.row)
@@ -279,6 +302,8 @@ export const makeGenerator = (
     })
 
     const generate: Generator["generate"] = Effect.fnUntraced(function* (lora, requests, sampling, onWave) {
+      const wrong = unusable(sampling)
+      if (wrong !== undefined) return yield* ModelError.invalid({ operation: "generate", message: wrong })
       for (const { ids } of requests) {
         const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= config.vocabSize)
         if (ids.length === 0 || bad !== undefined) {
@@ -290,11 +315,13 @@ export const makeGenerator = (
                 : `token id ${bad} is outside the vocabulary of ${config.vocabSize}`
           })
         }
-        if (
-          ids.length > options.prefill ||
-          ids.length + sampling.maxTokens > capacity ||
-          ids.length + sampling.maxTokens > decoder.rope.positions
-        ) {
+        if (ids.length > options.prefill) {
+          return yield* ModelError.invalid({
+            operation: "generate",
+            message: `a prompt of ${ids.length} tokens exceeds the ${options.prefill} of a prefill pass; shorten it`
+          })
+        }
+        if (ids.length + sampling.maxTokens > capacity || ids.length + sampling.maxTokens > decoder.rope.positions) {
           return yield* ModelError.invalid({
             operation: "generate",
             message: `a prompt of ${ids.length} tokens with ${sampling.maxTokens} new ones exceeds the cache of ${Math.min(capacity, decoder.rope.positions)} tokens; shorten it or lower the maximum`
