@@ -6,6 +6,7 @@ import { Gpu, gpuError, makeOps, OutOfMemory } from "@srcode/gpu"
 import { Effect } from "effect"
 import { loadConfig, type ModelConfig } from "./Config.ts"
 import { allocLora, type Lora, packLora, uploadLora } from "./Lora.ts"
+import { ModelError } from "./ModelError.ts"
 import { type Adapter, type LoraKey, type LoraPair, readAdapter } from "./Peft.ts"
 import { allocRope } from "./Rope.ts"
 import { openModelWeights } from "./Safetensors.ts"
@@ -26,6 +27,14 @@ export const loadModel = Effect.fn("Model.load")(function* (
 ) {
   const gpu = yield* Gpu
   const config = yield* loadConfig(directory)
+  if (config.headDim % 4 !== 0) {
+    return yield* ModelError.unsupported({
+      operation: "load model",
+      file: `${directory}/config.json`,
+      option: "head_dim",
+      message: `${directory}/config.json: head_dim ${config.headDim} is not supported; the attention kernels take multiples of 4`
+    })
+  }
   const file = yield* openModelWeights(directory)
   const bytes = weightParts(config).reduce((sum, part) => sum + part.length * 4, 0)
   const { live, budget } = yield* gpu.memory

@@ -59,6 +59,12 @@ export const makeScorer = (
       })
     })
     const score: Scorer["score"] = Effect.fnUntraced(function* (lora, sequences, temperature = 1) {
+      if (!(Number.isFinite(temperature) && temperature > 0)) {
+        return yield* ModelError.invalid({
+          operation: "score",
+          message: `the temperature is ${temperature}; give a number above 0`
+        })
+      }
       const results: Array<Scores> = []
       let pack: Array<Sequence> = []
       let room = options.capacity
