@@ -9,6 +9,7 @@ import { existsSync, readdirSync, rmSync } from "node:fs"
 import { join } from "node:path"
 import { execute, readJson, root, say, toolPath } from "./lib/common.mjs"
 import { describeDriver } from "./lib/driver.mjs"
+import { closingLine, countResults } from "./lib/results.mjs"
 import { prepare, runScript } from "./setup.mjs"
 
 /** Folders of the workspaces (`packages/*` and plain names), as in the root package.json. */
@@ -30,22 +31,6 @@ const hasTests = (folder) => {
 }
 
 const resultsOf = (folder) => join(root, folder, ".vitest/results.json")
-
-/** Passed, failed and skipped of one vitest report; a file that could not be loaded counts as one failure. */
-export const countResults = (report) => {
-  const broken = report.testResults.filter(
-    (file) => file.status === "failed" && file.assertionResults.every((test) => test.status !== "failed")
-  ).length
-  return {
-    passed: report.numPassedTests,
-    failed: report.numFailedTests + broken,
-    skipped: report.numPendingTests + (report.numTodoTests ?? 0)
-  }
-}
-
-/** The closing line. */
-export const closingLine = ({ failed, passed, skipped }) =>
-  `${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`
 
 const main = () => {
   const started = process.hrtime.bigint()

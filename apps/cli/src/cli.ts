@@ -38,15 +38,16 @@ const program = Effect.gen(function* () {
 const signals = ["SIGINT", "SIGTERM"] as const
 
 /**
- * The first Ctrl-C lets the work stop in order (files closed, children ended); the second ends the process at once,
- * which is the way out when something never returns.
+ * The first Ctrl-C lets the work stop in order (files closed, children ended); one that comes later ends the process at
+ * once, which is the way out when something never returns. Within a second it counts as the same: npm hands on the
+ * signal that the terminal has already sent to all of us.
  */
 const endOnSecondSignal = () => {
   for (const signal of signals) {
-    let count = 0
+    let first: number | undefined
     process.on(signal, () => {
-      count += 1
-      if (count < 2) return
+      first ??= performance.now()
+      if (performance.now() - first < 1000) return
       process.removeAllListeners(signal)
       process.kill(process.pid, signal)
     })
