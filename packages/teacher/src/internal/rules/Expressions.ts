@@ -1,9 +1,12 @@
 /** Evaluates C expressions over a state: values as linear forms, effects on the state, sinks reported on the way. */
+
+import { arithmetic, division } from "./Arithmetic.ts"
 import { bare, findAll, type Node, norm, part } from "./Ast.ts"
 import { applyCall } from "./Calls.ts"
 import { branch, settle } from "./Conditions.ts"
 import { atom, constant, isConstant, type Linear, minus, plus, shift, times } from "./Linear.ts"
-import { arithmetic, bounds, dereference, division, nullSink, objectSize, readVariable } from "./Sinks.ts"
+import { dereference, nullSink, objectSize } from "./Pointers.ts"
+import { bounds, readVariable } from "./Sinks.ts"
 import { characterCode, literalText, namedConstants, sizeOf } from "./Sizes.ts"
 import { type Cell, join, mentions, type State } from "./State.ts"
 import { type CType, charPointer, declared, intType, pointeeBytes, typeFrom, typeWords, unknownType } from "./Types.ts"
