@@ -27,7 +27,7 @@ import {
 } from "@srcode/model"
 import { Effect, type Scope } from "effect"
 import { type AdamWOptions, allocOptimizer, applyUpdate, measureGradient, type Optimizer } from "./Optimizer.ts"
-import { diverged, type TrainerError } from "./TrainerError.ts"
+import { badInput, diverged, type TrainerError } from "./TrainerError.ts"
 
 export interface StepResult {
   /** Mean negative log-likelihood over the step's supervised tokens, nats. */
@@ -69,6 +69,17 @@ export const splitByTokens = (
   return packs
 }
 
+/** Why a sequence cannot be trained on, if so: its length or an id outside the vocabulary. */
+export const unusableSequence = (ids: ArrayLike<number>, limit: number, vocabSize: number): string | undefined => {
+  if (ids.length > limit) return `has ${ids.length} tokens, more than the ${limit} of a micro-batch or of the model`
+  for (let t = 0; t < ids.length; t++) {
+    const id = ids[t] ?? -1
+    if (!(Number.isInteger(id) && id >= 0 && id < vocabSize))
+      return `holds the token id ${id}, which is outside the vocabulary of ${vocabSize}`
+  }
+  return undefined
+}
+
 export interface TrainerOptions {
   readonly stage: string
   /** Largest number of tokens of a micro-batch; no sequence may be longer. */
@@ -100,8 +111,17 @@ export const makeLanguageModelTrainer = (
     const embedOrder = lora ? null : yield* gpu.alloc("embed.order", "u32", options.capacity)
 
     const step = Effect.fnUntraced(function* (sequences: ReadonlyArray<Sequence>, adam: AdamWOptions, number: number) {
+      for (const [i, { ids }] of sequences.entries()) {
+        const why = unusableSequence(ids, Math.min(options.capacity, decoder.rope.positions), config.vocabSize)
+        if (why !== undefined) return yield* badInput(`${options.stage}: sequence ${i + 1} of step ${number} ${why}`)
+      }
       const packs = splitByTokens(sequences, options.capacity).map(packSequences)
       const supervised = packs.reduce((sum, p) => sum + p.lossRow.length, 0)
+      if (supervised === 0) {
+        return yield* badInput(
+          `${options.stage}: no token of step ${number} carries loss; give it longer sequences or a loss mask with a 1 after the first token`
+        )
+      }
       const tokens = packs.reduce((sum, p) => sum + p.rows, 0)
       yield* gpu.submit("step start", (tape) => tape.clear(sums))
       for (const packed of packs) {

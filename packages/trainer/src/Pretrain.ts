@@ -20,7 +20,7 @@ import {
   writeFlat
 } from "@srcode/model"
 import { Clock, Effect, FileSystem, Schema } from "effect"
-import { makeLanguageModelTrainer, type StepResult } from "./LanguageModelStep.ts"
+import { makeLanguageModelTrainer, type StepResult, unusableSequence } from "./LanguageModelStep.ts"
 import { readOptimizer, writeOptimizer } from "./Optimizer.ts"
 import { batchIndices, normals } from "./Random.ts"
 import { learningRate } from "./Schedule.ts"
@@ -92,12 +92,13 @@ export const pretrain = Effect.fn("Trainer.pretrain")(function* (input: {
 }) {
   const { config, documents, directory, options } = input
   if (documents.length === 0) return yield* badInput("there is no document to train on")
-  const longest = documents.reduce((max, d) => Math.max(max, d.length), 0)
-  if (longest > options.capacity || longest > config.maxPositionEmbeddings) {
-    return yield* badInput(
-      `a document of ${longest} tokens exceeds the micro-batch of ${options.capacity} or the model's ${config.maxPositionEmbeddings} positions`
-    )
+  const limit = Math.min(options.capacity, config.maxPositionEmbeddings)
+  for (const [i, document] of documents.entries()) {
+    const why = unusableSequence(document, limit, config.vocabSize)
+    if (why !== undefined) return yield* badInput(`document ${i + 1} ${why}`)
   }
+  const longest = documents.reduce((max, d) => Math.max(max, d.length), 0)
+  if (longest < 2) return yield* badInput("no document has two tokens; there is nothing to predict")
   const gpu = yield* Gpu
   const fs = yield* FileSystem.FileSystem
   const flat = yield* gpu.alloc("params", "f32", flatLength(config))
@@ -107,18 +108,21 @@ export const pretrain = Effect.fn("Trainer.pretrain")(function* (input: {
   let step = 0
   if (yield* hasState(stateDirectory)) {
     const state = yield* loadState(stateDirectory)
+    const refused = (what: string) =>
+      ModelError.malformed({
+        operation: "resume",
+        file: stateDirectory,
+        message: `${stateDirectory} ${what}; remove it to start anew`
+      })
     step = (yield* Schema.decodeUnknownEffect(Saved)(state.json).pipe(
-      Effect.mapError(() =>
-        ModelError.malformed({
-          operation: "resume",
-          file: stateDirectory,
-          message: `${stateDirectory} is not a training state; remove it to start anew`
-        })
-      )
+      Effect.mapError(() => refused("is not a training state"))
     )).step
     const image = (name: string): Float32Array<ArrayBuffer> =>
-      Float32Array.from(state.tensors[name] ?? new Float32Array(flat.length))
-    yield* writeOptimizer(trainer.optimizer, { params: image("params"), m: image("m"), v: image("v") })
+      Float32Array.from(state.tensors[name] ?? new Float32Array(0))
+    const [params, m, v] = [image("params"), image("m"), image("v")]
+    if ([params, m, v].some((tensor) => tensor.length !== flat.length))
+      return yield* refused("belongs to a model of another shape")
+    yield* writeOptimizer(trainer.optimizer, { params, m, v })
   } else {
     yield* gpu.write(flat, initialFlat(config, normals(options.seed, 1)))
   }
