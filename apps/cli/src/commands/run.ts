@@ -20,11 +20,9 @@ const limit = Flag.Int("limit").pipe(
   Flag.optional
 )
 const out = fileFlag("out", "Run directory; a run that was cut off goes on there (required)")
-const preset = Flag.Literals("preset", ["auto", "full", "quick"]).pipe(
-  Flag.withDescription(
-    "Size of the stages that --config leaves open: quick is for slow drivers; auto chooses by the device"
-  ),
-  Flag.withDefault("auto" as const)
+const preset = Flag.Literals("preset", ["demo", "full", "quick"]).pipe(
+  Flag.withDescription("Size of the stages that --config leaves open; demo is full, and quick on slow drivers"),
+  Flag.withDefault("demo" as const)
 )
 
 /** Drivers that run four lanes at a time (SwiftShader) take several times as long as those with eight. */
@@ -96,9 +94,9 @@ export const run = Command.make(
     const program = Effect.gen(function* () {
       const gpu = yield* Gpu
       const slow = isSlow(gpu.info)
-      const quick = flags.preset === "quick" || (flags.preset === "auto" && slow)
+      const quick = flags.preset === "quick" || (flags.preset === "demo" && slow)
       const settings = yield* readRunConfig({ ...flags, quick })
-      const notes = notesOf(gpu.info, quick, flags.preset === "auto", settings)
+      const notes = notesOf(gpu.info, quick, flags.preset === "demo", settings)
       yield* Console.log(`device: ${gpu.info.name}${gpu.info.software ? " (software)" : ""}`)
       for (const note of notes) yield* Console.log(note)
       const summary = yield* runPipeline({

@@ -1,0 +1,24 @@
+/** Timing for benchmarks: warm-up, then the median and the spread of several rounds. */
+import { Clock, Effect } from "effect"
+
+export interface Timing {
+  /** Median seconds of a round. */
+  readonly median: number
+  readonly min: number
+  readonly max: number
+  readonly rounds: number
+}
+
+/** Runs `work` once unmeasured, then `rounds` times; `work` must wait for the device itself. */
+export const time = Effect.fnUntraced(function* <E, R>(rounds: number, work: Effect.Effect<unknown, E, R>) {
+  yield* work
+  const seconds: Array<number> = []
+  for (let i = 0; i < rounds; i++) {
+    const started = yield* Clock.currentTimeNanos
+    yield* work
+    seconds.push(Number((yield* Clock.currentTimeNanos) - started) / 1e9)
+  }
+  seconds.sort((a, b) => a - b)
+  const timing: Timing = { median: seconds[Math.floor(rounds / 2)] ?? 0, min: seconds[0] ?? 0, max: seconds.at(-1) ?? 0, rounds }
+  return timing
+})
