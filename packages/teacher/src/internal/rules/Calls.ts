@@ -108,6 +108,7 @@ export const applyCall = (walk: Walk, node: Node, state: State): Value => {
   const call: Call = { walk, node, name, args, atom: `${name}()@${node.start}`, state }
   for (const i of follows[name] ?? []) {
     const key = args[i]?.key
+    if (key !== undefined && targets[name] !== i) unsetText(call, key)
     if (key !== undefined) followed(call, key)
     else if (args[i]?.call !== undefined) nullSink(walk, node, args[i]?.call?.atom ?? "", state)
   }
@@ -137,6 +138,19 @@ export const applyCall = (walk: Walk, node: Node, state: State): Value => {
   return type.depth > 0 ? value : { ...value, lin: atom(call.atom) }
 }
 
+/** Reading a text buffer that nothing was written to. */
+const unsetText = ({ node, state, walk }: Call, key: string): void => {
+  const { unset } = state.cell(key)
+  if (unset === undefined || !walk.wants(457)) return
+  walk.report({
+    cwe: 457,
+    severity: "medium",
+    message: `${key} is read before anything is written to it`,
+    node,
+    fixes: []
+  })
+}
+
 const followed = (call: Call, key: string): void => {
   const { walk, node, state } = call
   if (call.name === "fclose") return
@@ -156,7 +170,7 @@ const unknownCall = (call: Call): void => {
       call.state.forget(arg.key.slice(1))
       call.state.cells.delete(arg.key.slice(1))
     } else if (arg.type.depth > 0) {
-      const { owned: _owned, ...rest } = call.state.cell(arg.key)
+      const { owned: _owned, unset: _unset, ...rest } = call.state.cell(arg.key)
       call.state.cells.set(arg.key, rest)
       call.state.forget(`*${arg.key}`)
     }

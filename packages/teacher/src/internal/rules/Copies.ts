@@ -103,7 +103,7 @@ const fresh = (call: Call): void => {
   const key = call.args[0]?.key
   if (key === undefined) return
   call.state.forget(`strlen(${key})`)
-  const { unterminated: _u, pending: _p, uninitialised: _n, ...rest } = call.state.cell(key)
+  const { unterminated: _u, pending: _p, uninitialised: _n, unset: _s, ...rest } = call.state.cell(key)
   call.state.cells.set(key, rest)
 }
 

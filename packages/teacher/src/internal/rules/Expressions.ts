@@ -245,18 +245,21 @@ export const store = (walk: Walk, target: Value, value: Value, state: State): vo
     state.learn(difference, null)
     state.learn(times(difference, -1), null)
   }
-  // Writing the final zero: `s[0] = 0` makes the text empty.
+  wroteElement(target, value, state)
+}
+
+/** `s[i] = …` fills a buffer; writing a zero ends the text there, and `s[0] = 0` makes it empty. */
+const wroteElement = (target: Value, value: Value, state: State): void => {
   const element = bare(target.node)
-  if (value.lin !== undefined && isConstant(value.lin) && value.lin.constant === 0) {
-    const base =
-      element.type === "subscript_expression" || element.type === "pointer_expression" ? element.children[0] : undefined
-    if (base !== undefined) {
-      const { unterminated: _unterminated, ...rest } = state.cell(norm(base))
-      state.cells.set(norm(base), rest)
-      state.forget(`strlen(${norm(base)})`)
-      if (/\[0\]$|^\*/.test(norm(element))) state.learn(atom(`strlen(${norm(base)})`), null)
-    }
-  }
+  if (element.type !== "subscript_expression" && element.type !== "pointer_expression") return
+  const [base] = element.children
+  if (base === undefined) return
+  const key = norm(base)
+  const zero = value.lin !== undefined && isConstant(value.lin) && value.lin.constant === 0
+  const { unset: _unset, unterminated, ...rest } = state.cell(key)
+  state.cells.set(key, zero || unterminated === undefined ? rest : { ...rest, unterminated })
+  state.forget(`strlen(${key})`)
+  if (zero && /\[0\]$|^\*/.test(norm(element))) state.learn(atom(`strlen(${key})`), null)
 }
 
 const binary = (walk: Walk, node: Node, state: State): Value => {
@@ -346,7 +349,8 @@ export const declare = (walk: Walk, node: Node, state: State): void => {
           })
       }
       state.flag(`nn:${found.name}`, null)
-      if (initial !== undefined) state.update(found.name, {})
+      if (initial === undefined && found.type.base === "char" && !/\b(static|extern)\b/.test(words))
+        state.update(found.name, { unset: declarator })
     } else if (initial === undefined) {
       if (found.type.base !== "struct" || found.type.depth > 0)
         if (!/\b(static|extern)\b/.test(words)) state.update(found.name, { uninitialised: declarator })

@@ -114,6 +114,8 @@ export const fgets = (call: Call): void => {
   const [target] = call.args
   if (target?.key !== undefined) {
     call.state.forget(`strlen(${target.key})`)
+    const { unset: _unset, ...rest } = call.state.cell(target.key)
+    call.state.cells.set(target.key, rest)
     call.state.update(target.key, { pending: { call: call.atom, least: 1, node: call.node } })
   }
   creditTest(call)

@@ -6,13 +6,14 @@
  */
 import type { CweId } from "@srcode/domain"
 import type { Parser } from "web-tree-sitter"
-import { bare, descend, enclosing, findAll, type Node, norm, parseTree, part } from "./Ast.ts"
+import { bare, enclosing, findAll, type Node, norm, parseTree, part } from "./Ast.ts"
 import { leave } from "./Exits.ts"
 import { guard } from "./Fixes.ts"
+import { flaw } from "./Flaws.ts"
 import { atom, minus, times } from "./Linear.ts"
 import { State } from "./State.ts"
 import { execute } from "./Statements.ts"
-import { functionsOf, type Header, isKnownName, standsAlone } from "./Types.ts"
+import { functionsOf, type Header, standsAlone } from "./Types.ts"
 import { type Construct, type RuleFinding, Walk } from "./Walk.ts"
 
 export interface Scan {
@@ -92,6 +93,7 @@ const run = (walk: Walk): void => {
     state.learn(times(same, -1), null)
   }
   const end = execute(walk, header.body, state)
+  walk.fallsOff = end !== null
   if (end !== null) leave(walk, header.body, undefined, end)
   absentArgument(walk)
   constantStarts(walk)
@@ -177,30 +179,4 @@ const resets = (walk: Walk): void => {
     if (reset?.parent?.type === "expression_statement")
       walk.construct(reset.parent, 415, "pointer cleared", `${norm(freed)} does not keep the freed block`)
   }
-}
-
-/** Signs that a lone program cannot be right: it would not compile, or it ignores what it was given. */
-const flaw = (walk: Walk): string | undefined => {
-  const { header } = walk
-  const declared = new Set<string>(header.params.map((p) => p.name).concat(header.name))
-  for (const node of findAll(header.body, "declaration"))
-    for (const child of node.children.filter((c) => c.field === "declarator"))
-      for (const name of descend(child))
-        if (name.type === "identifier") {
-          declared.add(name.text)
-          break
-        }
-  const used = new Set<string>()
-  for (const node of findAll(header.body, "identifier")) {
-    if (node.field === "label" || node.parent?.type === "goto_statement") continue
-    used.add(node.text)
-    if (declared.has(node.text) || isKnownName(node.text)) continue
-    if (enclosing(node, "sizeof_expression") !== undefined) continue
-    return `it uses ${node.text}, which nothing declares`
-  }
-  const idle = header.params.find((p) => !used.has(p.name))
-  if (idle !== undefined) return `it leaves the parameter ${idle.name} unused`
-  const returns = header.returns.base !== "void" || header.returns.depth > 0
-  if (returns && findAll(header.body, "return_statement").length === 0) return "it returns nothing"
-  return undefined
 }

@@ -28,6 +28,8 @@ export interface Block {
 /** The life of one variable or member, by its normalised text. */
 export interface Cell {
   readonly uninitialised?: Node
+  /** A text buffer that nothing was written to yet. */
+  readonly unset?: Node
   /** May be NULL: the call it came from. */
   readonly nullable?: Node
   readonly freed?: Node

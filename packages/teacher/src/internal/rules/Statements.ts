@@ -62,7 +62,10 @@ const sequence = (walk: Walk, nodes: ReadonlyArray<Node>, start: State): State |
   for (const node of nodes) {
     if (state === null) {
       // Code behind a jump is reached through its labels only.
-      if (node.type !== "labeled_statement") continue
+      if (node.type !== "labeled_statement") {
+        walk.unreached ??= node
+        continue
+      }
       const entry = walk.jumps.get(node.children[0]?.text ?? "")
       if (entry === undefined) continue
       state = entry
@@ -186,15 +189,17 @@ const repeat = (walk: Walk, node: Node, state: State): State | null => {
   for (const form of strings) head.learn(form, null)
   walk.loopVariables.push(new Set(changed.keys()))
   let after = pass(walk, node, { condition, update, body }, head)
-  const end = after.end
-  // What is freed at the end of a round is freed at the start of the next.
-  if (
-    end !== null &&
-    [...end.cells].some(([key, cell]) => cell.freed !== undefined && head.cells.get(key)?.freed === undefined)
-  ) {
-    const again = head.copy()
-    again.cells = join(head, end)?.cells ?? head.cells
-    after = pass(walk, node, { condition, update, body }, again)
+  // What is freed at the end of a round is freed at the start of the next; a pointer may lag one round behind.
+  for (let round = 0, known = head; round < 2 && after.end !== null; round++) {
+    const { end } = after
+    const before = known
+    const news = [...end.cells].some(
+      ([key, cell]) => cell.freed !== undefined && before.cells.get(key)?.freed === undefined
+    )
+    if (!news) break
+    known = head.copy()
+    known.cells = join(before, end)?.cells ?? head.cells
+    after = pass(walk, node, { condition, update, body }, known.copy())
   }
   walk.loopVariables.pop()
   loopFilter(walk, node, condition, body, after.out)

@@ -57,6 +57,10 @@ export class Walk {
   readonly closed: boolean
   /** States at `goto label`, by label. */
   readonly jumps = new Map<string, State>()
+  /** Control reaches the closing brace. */
+  fallsOff = false
+  /** The first statement that stands behind a jump. */
+  unreached: Node | undefined
   /** Variables changed by the loops around the present point. */
   readonly loopVariables: Array<ReadonlySet<string>> = []
   /** Collected states at `break` (loops, switches) and `continue` (loops). */
