@@ -49,8 +49,11 @@ export const makeLayerOps = (info: AdapterInfo) => {
       "attention",
       `head_dim ${s.headDim} must be a multiple of 4 and ${s.heads} heads of ${s.kvHeads} kv heads`
     )
+    tape.require(s.headDim <= 256, "attention", `head_dim ${s.headDim} is larger than 256`)
     return Math.floor(s.headDim / 4)
   }
+  /** One invocation holds a whole head in registers: right for narrow heads on drivers that compute on the CPU. */
+  const narrow = (s: HeadShape): boolean => info.software && s.headDim <= 64
   return {
     /** y = x / rms(x) * w by row; rstd [rows] is kept for backward. */
     rmsNorm(tape: Tape, x: { x: F; w: F; y: F; rstd: F; rows: number; dim: number; eps: number }): void {
@@ -196,13 +199,10 @@ export const makeLayerOps = (info: AdapterInfo) => {
         ["o", x.o, size],
         ["stat", x.stat, 2 * x.rows * x.heads]
       ])
-      tape.dispatch(
-        "attention_forward",
-        { q: x.q, k: x.k, v: x.v, kv_start: x.kvStart, kv_end: x.kvEnd, o: x.o, stat: x.stat },
-        heads(x),
-        grid(x.rows * x.heads),
-        { WG, QUADS }
-      )
+      const bindings = { q: x.q, k: x.k, v: x.v, kv_start: x.kvStart, kv_end: x.kvEnd, o: x.o, stat: x.stat }
+      const count = x.rows * x.heads
+      if (narrow(x)) tape.dispatch("attention_forward", bindings, heads(x), grid(count), { WG, QUADS })
+      else tape.dispatch("attention_forward_workgroup", bindings, { ...heads(x), quads: QUADS }, grid1d(count, 1))
     },
     /** Gradients of packed causal self-attention; stat as forward left it. qEnd[j] is the end of row j's sequence. */
     attentionBackward(
@@ -225,20 +225,21 @@ export const makeLayerOps = (info: AdapterInfo) => {
         ["dk", x.dk, kvSize],
         ["dv", x.dv, kvSize]
       ])
-      tape.dispatch(
-        "attention_backward_query",
-        { q: x.q, k: x.k, v: x.v, o: x.o, d_o: x.dO, stat: x.stat, kv_start: x.kvStart, dq: x.dq },
-        heads(x),
-        grid(x.rows * x.heads),
-        { WG, QUADS }
-      )
-      tape.dispatch(
-        "attention_backward_key_value",
-        { q: x.q, k: x.k, v: x.v, d_o: x.dO, stat: x.stat, q_end: x.qEnd, dk: x.dk, dv: x.dv },
-        heads(x),
-        grid(x.rows * x.kvHeads),
-        { WG, QUADS }
-      )
+      const query = { q: x.q, k: x.k, v: x.v, o: x.o, d_o: x.dO, stat: x.stat, kv_start: x.kvStart, dq: x.dq }
+      const keyValue = { q: x.q, k: x.k, v: x.v, d_o: x.dO, stat: x.stat, q_end: x.qEnd, dk: x.dk, dv: x.dv }
+      const [queries, keys] = [x.rows * x.heads, x.rows * x.kvHeads]
+      if (narrow(x)) {
+        tape.dispatch("attention_backward_query", query, heads(x), grid(queries), { WG, QUADS })
+        tape.dispatch("attention_backward_key_value", keyValue, heads(x), grid(keys), { WG, QUADS })
+      } else {
+        tape.dispatch("attention_backward_query_workgroup", query, { ...heads(x), quads: QUADS }, grid1d(queries, 1))
+        tape.dispatch(
+          "attention_backward_key_value_workgroup",
+          keyValue,
+          { ...heads(x), quads: QUADS },
+          grid1d(keys, 1)
+        )
+      }
     },
     /** y [rows, dim] = silu(gate) * up of gu [rows, 2 dim]. */
     swiglu(tape: Tape, x: { gu: F; y: F; rows: number; dim: number }): void {
