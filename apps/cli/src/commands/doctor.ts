@@ -2,21 +2,20 @@
  * `srcode doctor`: what this machine can do, as a table or as JSON. Exit code 0 when the whole pipeline can run here:
  * a device to compute on, a sandbox to execute code in, and a C compiler to judge it with.
  */
-
+import { Analyzer, type AnalyzerDescription, CodeQl, type CodeQlStatus } from "@srcode/codeql"
 import { UserError } from "@srcode/domain"
 import { Gpu } from "@srcode/gpu"
 import { Sandbox } from "@srcode/sandbox"
-import { Console, Effect, Result } from "effect"
+import { Console, Effect, Layer, Result } from "effect"
 import { Command, Flag } from "effect/cli"
 import { gpuLayerFromFlags } from "../layers.ts"
-import { analyzerTools, codeqlTool, findTool, type Tool } from "../tools.ts"
 
 interface Diagnosis {
   readonly node: string
   readonly adapter: (typeof Gpu.Service)["info"] | null
   readonly adapterProblem?: string
-  readonly analyzers: ReadonlyArray<Tool>
-  readonly codeql: Tool
+  readonly analyzers: ReadonlyArray<AnalyzerDescription>
+  readonly codeql: CodeQlStatus
   readonly sandbox: { readonly available: boolean; readonly detail: string }
   readonly ok: boolean
 }
@@ -33,9 +32,11 @@ const diagnose = Effect.gen(function* () {
     Effect.provide(gpuLayerFromFlags),
     Effect.result
   )
-  const analyzers = yield* Effect.forEach(analyzerTools, findTool, { concurrency: 2 })
-  const codeql = yield* findTool(codeqlTool)
-  const sandbox = yield* Sandbox.use((service) => service.status).pipe(Effect.provide(Sandbox.layer))
+  const { analyzers, sandbox } = yield* Effect.gen(function* () {
+    // The analyzers are asked inside the sandbox, where they will run: without it none can be used.
+    return { sandbox: yield* (yield* Sandbox).status, analyzers: yield* (yield* Analyzer).describe }
+  }).pipe(Effect.provide(Layer.provideMerge(Analyzer.layerPanel, Sandbox.layer)))
+  const codeql = yield* CodeQl.use((service) => service.status).pipe(Effect.provide(CodeQl.layer))
   const compiler = analyzers.some((tool) => tool.found && compilers.includes(tool.name))
   const diagnosis: Diagnosis = {
     node: process.versions.node,
@@ -53,7 +54,7 @@ const gibibytes = (bytes: number | undefined) => (bytes === undefined ? "?" : `$
 
 const table = (diagnosis: Diagnosis): ReadonlyArray<string> => {
   const row = (name: string, text: string) => `${name.padEnd(12)} ${text}`
-  const tool = ({ found, name, version }: Tool) => row(name, found ? (version ?? "found") : "not found")
+  const tool = ({ found, name, version }: AnalyzerDescription) => row(name, found ? (version ?? "found") : "not found")
   const { adapter } = diagnosis
   return [
     row("node", diagnosis.node),
@@ -65,7 +66,7 @@ const table = (diagnosis: Diagnosis): ReadonlyArray<string> => {
           row("", `features: ${adapter.features.join(", ") || "none"}`)
         ]),
     ...diagnosis.analyzers.map(tool),
-    tool(diagnosis.codeql),
+    row("codeql", diagnosis.codeql.found ? (diagnosis.codeql.version ?? "found") : "not found (optional)"),
     row(
       "sandbox",
       diagnosis.sandbox.available ? diagnosis.sandbox.detail : `not available: ${diagnosis.sandbox.detail}`

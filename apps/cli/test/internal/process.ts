@@ -21,7 +21,7 @@ export interface Options {
   readonly nodeArgs?: ReadonlyArray<string>
 }
 
-/** Ends with what the process ended with; a process that takes longer than 60 s is killed and has signal SIGKILL. */
+/** Ends with what the process ended with; a process that takes longer than 100 s is killed and has signal SIGKILL. */
 export const run = (args: ReadonlyArray<string>, options: Options = {}): Promise<Ended> =>
   new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [...(options.nodeArgs ?? []), main, ...args], {
@@ -36,7 +36,7 @@ export const run = (args: ReadonlyArray<string>, options: Options = {}): Promise
     child.stderr.on("data", (data) => {
       text.stderr += String(data)
     })
-    const timer = setTimeout(() => child.kill("SIGKILL"), 60_000)
+    const timer = setTimeout(() => child.kill("SIGKILL"), 100_000)
     child.on("error", reject)
     child.on("close", (code, signal) => {
       clearTimeout(timer)
