@@ -1,6 +1,6 @@
 import { assert, describe, layer } from "@effect/vitest"
 import { cwe } from "@srcode/domain"
-import { Effect } from "effect"
+import { Effect, Schema } from "effect"
 import { earnsCredit, resolveSpans, Teacher, TeacherRules } from "../src/index.ts"
 
 const prompt = "// store x in a at index i, n ints; return -2 on error\nint put_at(int *a, int n, int i, int x) {"
@@ -215,6 +215,104 @@ layer(TeacherRules.layer)("TeacherRules", (it) => {
           .pipe(Effect.flip)
         assert.strictEqual(error.reason._tag, "NotParsed")
       })
+    )
+  })
+
+  describe("code out of a project", () => {
+    // Unknown types, macros, labels: what a rule may say about it, and what it must leave alone.
+    const driver = `static int
+dev_read_block(struct dev_ctx *ctx, u32 index, u8 *out, size_t len)
+{
+	struct dev_buf *b;
+	char tag[16];
+	int ret = -EINVAL;
+
+	if (!ctx || len > ctx->max_len)
+		goto out;
+	b = dev_find_buf(ctx, index);
+	DEV_TRACE(ctx, "reading %u", index);
+	sprintf(tag, "blk-%s", ctx->name);
+	memcpy(out, b->data, len);
+	list_for_each_entry(b, &ctx->bufs, node)
+		b->refs++;
+	ret = len / ctx->stride;
+out:
+	return ret;
+}
+`
+    const repair = (number: number) =>
+      Teacher.use((t) => t.repair({ language: "c", code: driver, cwes: [cwe(number)], advisory: null, critique: null }))
+
+    it.effect("is mended where the claimed class matches, and the reflection agrees", () =>
+      Effect.gen(function* () {
+        const teacher = yield* Teacher
+        const sized = yield* repair(120)
+        assert.include(sized.code, 'snprintf(tag, sizeof(tag), "blk-%s", ctx->name);')
+        const checked = yield* repair(476)
+        assert.include(checked.code, "b = dev_find_buf(ctx, index);\n\tif (!b) return -EINVAL;")
+        const divided = yield* repair(369)
+        assert.include(divided.code, "if (ctx->stride == 0) return -EINVAL;\n\tret = len / ctx->stride;")
+        for (const [number, { code }] of [
+          [120, sized],
+          [476, checked],
+          [369, divided]
+        ] as const) {
+          const reflection = yield* teacher.reflect({
+            language: "c",
+            original: driver,
+            patched: code,
+            cwe: cwe(number)
+          })
+          assert.isTrue(reflection.accepted, reflection.critique)
+        }
+        const none = yield* Effect.flip(repair(78))
+        assert.strictEqual(none.reason._tag, "NoRepair")
+      })
+    )
+
+    it.effect("a lost return type is no obstacle and does not appear in the patch", () =>
+      Effect.gen(function* () {
+        const code =
+          "copy_name(struct item *it, const char *from)\n{\n\tchar buf[8];\n\tstrcpy(buf, from);\n\treturn use(it, buf);\n}"
+        const teacher = yield* Teacher
+        const mended = yield* teacher.repair({ language: "c", code, cwes: [cwe(787)], advisory: null, critique: null })
+        assert.isTrue(mended.code.startsWith("copy_name("))
+        assert.include(mended.code, "strlen(from) >= sizeof(buf)")
+      })
+    )
+
+    it.effect.prop(
+      "no text makes the teacher crash or hang",
+      {
+        cuts: Schema.Array(
+          Schema.Tuple([Schema.Int, Schema.Int, Schema.Literals(["", "{", "}", "(", '"', "/*", "🙂", "*p = ", "if ("])])
+        )
+      },
+      ({ cuts }) =>
+        Effect.gen(function* () {
+          const teacher = yield* Teacher
+          let text = cuts.length % 2 === 0 ? driver : prompt + guarded
+          for (const [at, length, put] of cuts) {
+            const from = Math.abs(at) % (text.length + 1)
+            text = text.slice(0, from) + put + text.slice(from + (Math.abs(length) % 9))
+          }
+          const verdict = yield* teacher.verdict({ prompt: text.slice(0, 90), response: text.slice(90), language: "c" })
+          assert.isTrue(verdict.vulnerable === true || verdict.severities.length === 0)
+          const spans = yield* teacher.secureSpans({
+            prompt: text.slice(0, 90),
+            response: text.slice(90),
+            language: "c"
+          })
+          assert.strictEqual(resolveSpans(text.slice(90), spans).dropped, 0)
+          const result = yield* Effect.result(
+            teacher.repair({ language: "c", code: text, cwes: [], advisory: null, critique: null })
+          )
+          if (result._tag === "Success") assert.notStrictEqual(result.success.code, text)
+          yield* Effect.result(
+            teacher.implicitPrompts({ language: "c", vulnerable: text, secure: text, cwe: cwe(787) })
+          )
+        }),
+      { arbitrary: { runs: 30, seed: 7 } }
     )
   })
 

@@ -135,3 +135,11 @@ export const enclosing = (node: Node, ...types: ReadonlyArray<string>): Node | u
 }
 
 export const loops = ["for_statement", "while_statement", "do_statement"] as const
+
+/** Whether a branch leaves at once: a short block whose last statement jumps. */
+export const leavesAtOnce = (node: Node | undefined): boolean => {
+  if (node === undefined) return false
+  if (/^(return|break|continue|goto)_statement$/.test(node.type)) return true
+  if (node.type !== "compound_statement" || node.children.length === 0 || node.children.length > 3) return false
+  return leavesAtOnce(node.children.at(-1))
+}

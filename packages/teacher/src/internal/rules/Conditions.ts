@@ -148,11 +148,11 @@ const truth = (walk: Walk, value: Value, holds: boolean, state: State, guard: Gu
   const { key, lin, call } = value
   if (call !== undefined) callTruth(call, holds, state, guard)
   if (value.type.depth > 0 || (call !== undefined && key !== undefined && lin === undefined)) {
-    if (key !== undefined) pointerTruth(key, holds, state, guard)
+    if (key !== undefined) pointerTruth(walk, value.node, key, holds, state, guard)
     return
   }
   // A member's type is unknown here: it may be a pointer as well as a number.
-  if (key !== undefined && value.type.base === "unknown") pointerTruth(key, holds, state, guard)
+  if (key !== undefined && value.type.base === "unknown") pointerTruth(walk, value.node, key, holds, state, guard)
   if (key !== undefined) {
     const search = state.cell(key).search
     if (search !== undefined && !holds) excluded(search.text, search.missing, state, guard)
@@ -169,7 +169,8 @@ const truth = (walk: Walk, value: Value, holds: boolean, state: State, guard: Gu
   }
 }
 
-const pointerTruth = (key: string, holds: boolean, state: State, guard: Guard): void => {
+const pointerTruth = (walk: Walk, node: Node, key: string, holds: boolean, state: State, guard: Guard): void => {
+  if (walk.closed && state.flags.has(`used:${key}`)) lateCheck(walk, node, key)
   const { alias, search } = state.cell(key)
   if (holds) {
     state.flag(`nn:${key}`, guard)
@@ -180,6 +181,16 @@ const pointerTruth = (key: string, holds: boolean, state: State, guard: Guard): 
     if (search !== undefined) excluded(search.text, search.missing, state, guard)
   }
 }
+
+/** A pointer that is tested after it was followed: either the test is idle or it comes too late. */
+const lateCheck = (walk: Walk, node: Node, key: string): void =>
+  walk.report({
+    cwe: 476,
+    severity: "high",
+    message: `${key} is compared with NULL only after it was followed`,
+    node,
+    fixes: []
+  })
 
 /** `*s` and `s[i]` as end-of-text tests. */
 const stringTruth = (walk: Walk, node: Node, holds: boolean, state: State, guard: Guard): void => {

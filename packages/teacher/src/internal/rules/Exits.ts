@@ -13,6 +13,7 @@ export const leave = (walk: Walk, node: Node, value: Value | undefined, state: S
     if (cell.owned === true && isLocal(walk, key) && !state.flags.has(`null:${key}`) && !escapes(walk, key, value))
       leak(walk, node, key, state)
     if (cell.freed !== undefined) dangling(walk, node, key, cell.freed, value, state)
+    if (cell.nullable !== undefined && walk.closed) hollow(walk, node, key, value, state)
     if (cell.unterminated !== undefined) unterminated(walk, key, cell.unterminated, state)
     if (cell.pending !== undefined && key.startsWith("*") && walk.isParam(key.slice(1)) && !isFailure(walk, value))
       unchecked(walk, key, cell.pending, state)
@@ -79,11 +80,14 @@ const dangling = (walk: Walk, node: Node, key: string, freed: Node, value: Value
     return
   }
   const original = part(freed, "arguments")?.children[0]
-  const place = original === undefined ? key : norm(original)
-  if (!/^\*|->|\.|\[/.test(place) || (place !== key && !key.startsWith("dangling#"))) return
+  const lost = key.startsWith("dangling#")
+  const freedPlace = original === undefined ? key : norm(original)
+  // A local that was freed dies with the function; the place it was read from does not.
+  const place = lost ? freedPlace : key
+  if (!/^\*|->|\.|\[/.test(place)) return
   const root = /[A-Za-z_]\w*/.exec(place)?.[0] ?? ""
-  if (state.cell(root).freed !== undefined && !key.startsWith("dangling#")) return
-  if (!walk.isParam(root) && !walk.closed) return
+  if (state.cell(root).freed !== undefined && !lost) return
+  if (!walk.isParam(root) && (!walk.closed || place !== freedPlace)) return
   if (!walk.isParam(root) && state.cell(root).alias === undefined && state.cell(root).owned === true) return
   walk.report({
     cwe: 415,
@@ -91,6 +95,21 @@ const dangling = (walk: Walk, node: Node, key: string, freed: Node, value: Value
     message: `${place} still points to freed memory when the function returns`,
     node: freed,
     fixes: [after(walk.source, freed, `${place} = NULL;`)]
+  })
+}
+
+/** Success is reported although what the caller is given may be NULL. */
+const hollow = (walk: Walk, node: Node, key: string, value: Value | undefined, state: State): void => {
+  const given = /^\*|->/.test(key) && walk.isParam(/\w+/.exec(key)?.[0] ?? "")
+  const success = value?.lin !== undefined && isConstant(value.lin) && !isFailure(walk, value)
+  const checked = [key, state.cell(key).alias].some((name) => state.flags.has(`nn:${name}`))
+  if (!given || !success || checked) return
+  walk.report({
+    cwe: 476,
+    severity: "medium",
+    message: `success is returned although ${key} may be NULL`,
+    node,
+    fixes: [before(walk.source, node, `if (!${key}) ${errorReturn(walk, state)}`)]
   })
 }
 

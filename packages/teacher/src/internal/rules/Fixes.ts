@@ -1,5 +1,5 @@
 /** How a repair leaves a function: its error value, and guards that return it without leaking. */
-import { enclosing, findAll, loops, type Node } from "./Ast.ts"
+import { enclosing, findAll, loops, type Node, part } from "./Ast.ts"
 import { before, type Edit } from "./Fix.ts"
 import type { State } from "./State.ts"
 import type { Walk } from "./Walk.ts"
@@ -13,9 +13,18 @@ export const errorValue = (walk: Walk): string | undefined => {
   const asked = walk.request.match(/-\d+/g)?.at(-1)
   if (asked !== undefined) return asked
   const values = findAll(walk.header.body, "return_statement").flatMap((r) => r.children[0]?.text ?? [])
-  const known = values.find((v) => /^\(?-\s*[A-Z0-9]\w*\)?$|^NULL$|^FALSE$|^false$/.test(v))
+  const isFailure = (text: string): boolean => /^\(?-\s*[A-Z0-9]\w*\)?$|^NULL$|^FALSE$|^false$/.test(text)
+  const known = values.find(isFailure) ?? values.flatMap((name) => valuesOf(walk, name)).find(isFailure)
   return known ?? (returns.unsigned ? "0" : "-1")
 }
+
+/** What a returned variable is ever set to. */
+const valuesOf = (walk: Walk, name: string): ReadonlyArray<string> =>
+  findAll(walk.header.body, "init_declarator", "assignment_expression").flatMap((set) => {
+    const target = part(set, "declarator") ?? part(set, "left")
+    const value = part(set, "value") ?? part(set, "right")
+    return target?.text === name && value !== undefined ? [value.text] : []
+  })
 
 /** A statement that leaves the function with its error value, giving back what this state owns (except `not`). */
 export const errorReturn = (walk: Walk, state?: State, not?: string): string => {

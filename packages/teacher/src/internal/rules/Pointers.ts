@@ -23,6 +23,7 @@ export const dereference = (walk: Walk, node: Node, key: string, state: State): 
     walk.credit([checked ?? null], 476, "null check", `${key} is followed only when it points somewhere`)
     return
   }
+  state.flag(`used:${key}`, null)
   if (cell.nullable !== undefined) nullSink(walk, node, key, state)
   else if (walk.isParam(/^\w+/.exec(key)?.[0] ?? "") && !walk.bareParams.has(key)) walk.bareParams.set(key, node)
 }

@@ -1,5 +1,5 @@
 /** Subscripts, and reads of variables that may not be set. */
-import { bare, enclosing, loops, type Node, norm, part, statementOf } from "./Ast.ts"
+import { bare, enclosing, leavesAtOnce, loops, type Node, norm, part, statementOf } from "./Ast.ts"
 import { type Capacity, capacities, entryForm, render } from "./Capacity.ts"
 import { after, type Edit, replaceNode } from "./Fix.ts"
 import { errorReturn, guard } from "./Fixes.ts"
@@ -79,6 +79,10 @@ const upperProof = (
   return undefined
 }
 
+/** The first statement behind the checks that a function begins with. */
+const afterChecks = (body: Node): Node | undefined =>
+  body.children.find((child) => child.type !== "if_statement" || !leavesAtOnce(part(child, "consequence")))
+
 /** Only what a container is assumed to hold, not what a size says. */
 const isTextLength = (cap: Capacity): boolean => [...cap.form.terms.keys()].some((name) => name.startsWith("strlen("))
 
@@ -124,7 +128,7 @@ const boundFixes = (
   if (cap?.heap === true || caps.some((c) => c.heap)) fixes.unshift(...elementCount(walk, access, state))
   const least = form.constant < 0 ? `${render({ ...form, constant: 0 })} < ${-form.constant}` : `${text} < 0`
   const checks = [...(low ? [least] : []), ...(high ? [`${text} >= ${limit}`] : [])].join(" || ")
-  const at = entry === undefined ? access.node : (walk.header.body.children[0] ?? access.node)
+  const at = entry === undefined ? access.node : (afterChecks(walk.header.body) ?? access.node)
   fixes.push(guard(walk, at, checks, state))
   return fixes
 }

@@ -1,5 +1,5 @@
 /** Runs a function body over states: branches, loops (once, with what they change forgotten), jumps and exits. */
-import { bare, findAll, loops, type Node, norm, part } from "./Ast.ts"
+import { bare, findAll, leavesAtOnce, loops, type Node, norm, part } from "./Ast.ts"
 import { branch, type Site } from "./Conditions.ts"
 import { copyLoop } from "./Copies.ts"
 import { leave } from "./Exits.ts"
@@ -82,14 +82,6 @@ const ends = (expression: Node): boolean => {
     call.type === "call_expression" &&
     /^(exit|abort|_exit|__builtin_unreachable|err|errx)$/.test(call.children[0]?.text ?? "")
   )
-}
-
-/** Whether a branch leaves at once: a short block whose last statement jumps. */
-export const leavesAtOnce = (node: Node | undefined): boolean => {
-  if (node === undefined) return false
-  if (/^(return|break|continue|goto)_statement$/.test(node.type)) return true
-  if (node.type !== "compound_statement" || node.children.length === 0 || node.children.length > 3) return false
-  return leavesAtOnce(node.children.at(-1))
 }
 
 const choose = (walk: Walk, node: Node, state: State): State | null => {
