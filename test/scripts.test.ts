@@ -136,16 +136,14 @@ describe("what a command line means", () => {
     assert.strictEqual(requestedDevice(["--device=swiftshader", "doctor"], {}), "swiftshader")
   })
 
-  it("the driver's variables are laid over the environment, under a user's own setting", async () => {
+  it("the driver's variables are laid over the environment", async () => {
     const { overlay } = await load("lib/driver.mjs")
     const saved = { choice: "auto", VK_DRIVER_FILES: "/icd.json", LD_LIBRARY_PATH: "/lib" }
-    const fresh = overlay(saved, { LD_LIBRARY_PATH: "/mine" })
-    assert.strictEqual(fresh.VK_DRIVER_FILES, "/icd.json")
-    assert.strictEqual(fresh.LD_LIBRARY_PATH, `/lib${nodePath.delimiter}/mine`)
-    assert.isString(fresh.XDG_RUNTIME_DIR)
-    assert.strictEqual(overlay(saved, { VK_DRIVER_FILES: "/own.json" }).VK_DRIVER_FILES, "/own.json")
-    const forced = { ...saved, choice: "swiftshader" }
-    assert.strictEqual(overlay(forced, { VK_DRIVER_FILES: "/own.json" }).VK_DRIVER_FILES, "/icd.json")
+    const environment = overlay(saved, { LD_LIBRARY_PATH: "/mine", VK_DRIVER_FILES: "/other.json" })
+    assert.strictEqual(environment.VK_DRIVER_FILES, "/icd.json")
+    assert.strictEqual(environment.LD_LIBRARY_PATH, `/lib${nodePath.delimiter}/mine`)
+    assert.isString(environment.XDG_RUNTIME_DIR)
+    assert.strictEqual(overlay(undefined, { XDG_RUNTIME_DIR: "/run/me" }).XDG_RUNTIME_DIR, "/run/me")
   })
 })
 
@@ -200,7 +198,8 @@ describe("run", () => {
     inFolder((folder) => {
       const path = nodePath.join(folder, "program.ts")
       write(path, text)
-      return start([...before, run, "--program", path, ...args], { ...options, env: { SRCODE_DEVICE: "null" } })
+      const env = { SRCODE_DEVICE: "null", ...options.env }
+      return start([...before, run, "--program", path, ...args], { ...options, env })
     })
   const withoutExecve = ["--import", "data:text/javascript,process.execve = undefined"]
 
@@ -235,6 +234,12 @@ describe("run", () => {
       })
     })
   }
+
+  it("a driver of the user's own choice stays, without a search", async () => {
+    const text = "console.log(process.env.VK_DRIVER_FILES)"
+    const ended = await program(text, [], { env: { SRCODE_DEVICE: "auto", VK_DRIVER_FILES: "/own.json" } })
+    assert.deepStrictEqual(ended, { code: 0, signal: null, stdout: "/own.json\n", stderr: "" })
+  })
 
   it("a program that does not exist is told in one line", async () => {
     const ended = await start([run, "--program", "no/such.ts"])

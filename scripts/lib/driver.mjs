@@ -35,23 +35,23 @@ const lavapipeManifest = () => manifests().find((path) => /\/lvp_icd[^/]*\.json$
 const mountedManifest = () => manifests().find((path) => path.startsWith("/usr/local/nvidia/"))
 const gpuInSight = () => existsSync("/dev/nvidia0") || existsSync("/dev/dri/renderD128") || existsSync("/dev/dxg")
 
-/** Changes when a driver is installed or removed, when Dawn changes, or when the user's own setting changes. */
+/** A driver the user chose in the environment: it stands above everything but a device named on the command line. */
+const ownDriver = () => process.env.VK_DRIVER_FILES ?? process.env.VK_ICD_FILENAMES
+
+/** Changes when a driver is installed or removed, or when Dawn changes. */
 const fingerprint = (choice) => {
   const parts = manifests().map((path) => `${path}@${Math.floor(statSync(path).mtimeMs)}`)
   const dawn = readJson(join(root, "node_modules/webgpu/package.json"))?.version ?? "none"
-  const own = [process.env.VK_DRIVER_FILES, process.env.VK_ICD_FILENAMES].map((value) => value ?? "")
-  return [choice, dawn, gpuInSight() ? "gpu" : "", ...own, ...parts].join("|")
+  return [choice, dawn, gpuInSight() ? "gpu" : "", ...parts].join("|")
 }
 
 /**
- * The variables of `saved`, laid over the environment; a VK_DRIVER_FILES of the user's own stays. Mesa complains on
- * stderr when XDG_RUNTIME_DIR is unset, so it gets a harmless value then.
+ * The variables of `saved`, laid over the environment. Mesa complains on stderr when XDG_RUNTIME_DIR is unset, so it
+ * gets a harmless value then.
  */
 export const overlay = (saved, base = process.env) => {
   const environment = { ...base, XDG_RUNTIME_DIR: base.XDG_RUNTIME_DIR ?? tmpdir() }
-  if (saved?.VK_DRIVER_FILES !== undefined && (saved.choice !== "auto" || base.VK_DRIVER_FILES === undefined)) {
-    environment.VK_DRIVER_FILES = saved.VK_DRIVER_FILES
-  }
+  if (saved?.VK_DRIVER_FILES !== undefined) environment.VK_DRIVER_FILES = saved.VK_DRIVER_FILES
   if (saved?.LD_LIBRARY_PATH !== undefined) {
     environment.LD_LIBRARY_PATH = [saved.LD_LIBRARY_PATH, base.LD_LIBRARY_PATH].filter(Boolean).join(delimiter)
   }
@@ -164,39 +164,42 @@ const savedPath = (choice) => join(state, choice === "auto" ? "env.json" : `env.
 
 /** The saved answer for a choice, when nothing has changed since and its files are still there. */
 export const savedDriver = (choice) => {
+  const own = ownDriver()
+  if (choice === "auto" && own !== undefined) return { driver: "environment", adapter: own, choice }
   const saved = readJson(savedPath(choice))
   if (saved === undefined || saved.fingerprint !== fingerprint(saved.choice)) return undefined
   const files = [saved.VK_DRIVER_FILES, saved.LD_LIBRARY_PATH].filter((path) => path !== undefined)
   return files.every((path) => existsSync(path)) ? saved : undefined
 }
 
+const tryOwn = (own) => {
+  const found = probe({})
+  return found.reason === undefined
+    ? { driver: "environment", adapter: found.name, choice: "auto" }
+    : { driver: "none", adapter: null, choice: "auto", reasons: { [`your own setting ${own}`]: found.reason } }
+}
+
 /**
- * Finds a driver for a choice and saves it. `install: false` only looks. With no driver the saved answer has
+ * Finds a driver for a choice and saves it. `allowInstall: false` only looks. With no driver the answer has
  * `driver: "none"` and the reasons, and nothing is tried again until `retry` or until something on the system changes.
  * `keep` makes the answer the one that every later command uses.
  */
 export const ensureDriver = ({ choice, allowInstall, retry, keep = false }) => {
   const kept = savedDriver(choice)
+  if (kept?.driver === "environment" && !keep) return retry ? tryOwn(ownDriver()) : kept
   const saved = keep && kept?.choice !== choice ? undefined : kept
-  if (saved !== undefined && !(retry && saved.driver === "none")) return saved
-  const own = choice === "auto" ? (process.env.VK_DRIVER_FILES ?? process.env.VK_ICD_FILENAMES) : undefined
+  if (saved !== undefined && saved.driver !== "environment" && !(retry && saved.driver === "none")) return saved
   const order = choice === "auto" ? ["hardware", "lavapipe", "swiftshader"] : [choice]
   const reasons = {}
   let result = { driver: "none", adapter: null }
-  say(`setup: looking for a Vulkan driver (${own === undefined ? order.join(", then ") : `your own setting, ${own}`})`)
-  if (own !== undefined) {
-    const found = probe({})
-    if (found.reason === undefined) result = { driver: "environment", adapter: found.name }
-    else reasons[own] = found.reason
-  } else {
-    for (const driver of order) {
-      const found = finders[driver](allowInstall)
-      if (found.driver !== undefined) {
-        result = { ...found.variables, driver, adapter: found.adapter }
-        break
-      }
-      reasons[driver] = found.reason
+  say(`setup: looking for a Vulkan driver (${order.join(", then ")})`)
+  for (const driver of order) {
+    const found = finders[driver](allowInstall)
+    if (found.driver !== undefined) {
+      result = { ...found.variables, driver, adapter: found.adapter }
+      break
     }
+    reasons[driver] = found.reason
   }
   const answer = {
     ...result,
