@@ -54,7 +54,11 @@ const sequencesOf = (lengths: ReadonlyArray<number>, seed: number): ReadonlyArra
   }))
 
 /** A model of random weights and a trainer over its adapter or over all of it. */
-const make = Effect.fnUntraced(function* (kind: "lora" | "full", capacity: number) {
+const make = Effect.fnUntraced(function* (
+  kind: "lora" | "full",
+  capacity: number,
+  adapter: { readonly alpha: number; readonly std: number } = { alpha: 8, std: 0.2 }
+) {
   const gpu = yield* Gpu
   const flat = yield* gpu.alloc("weights", "f32", flatLength(config))
   const next = normals(1, 1)
@@ -63,10 +67,14 @@ const make = Effect.fnUntraced(function* (kind: "lora" | "full", capacity: numbe
   const image = initial.map((w) => (w === 0 || w === 1 ? w : 8 * w))
   yield* gpu.write(flat, image)
   const decoder: Decoder = { config, weights: windowsOf(config, flat), rope: yield* allocRope(config, 64) }
-  const lora = yield* allocLora(config, { rank: 4, alpha: 8 })
+  const lora = yield* allocLora(config, { rank: 4, alpha: adapter.alpha })
   const pairs = unpackLora(config, 4, new Float32Array(lora.params.flat.length))
   for (const pair of pairs.values())
-    for (const half of [pair.a, pair.b]) for (let i = 0; i < half.length; i++) half[i] = 0.2 * next()
+    for (const [half, std] of [
+      [pair.a, 0.2],
+      [pair.b, adapter.std]
+    ] as const)
+      for (let i = 0; i < half.length; i++) half[i] = std * next()
   yield* gpu.write(lora.params.flat, packLora(config, 4, pairs))
   const trainer = yield* makeLanguageModelTrainer(decoder, kind === "lora" ? { lora } : { flat }, {
     stage: "test",
@@ -177,6 +185,18 @@ layer(GpuDawn.layerWith({ device: "auto" }))("a language-model step", (it) => {
       yield* gpu.write(flat, image)
       for (const one of [trainer, twin.trainer]) yield* one.step(sequences, adam, 2)
       assert.deepStrictEqual(yield* readOptimizer(trainer.optimizer), yield* readOptimizer(twin.trainer.optimizer))
+    })
+  )
+
+  it.effect("a gradient too large for f32 is Diverged even where the loss is finite", () =>
+    Effect.gen(function* () {
+      // B = 0 keeps the forward pass sound, while dB carries the scale
+      const { trainer, loss } = yield* make("lora", 16, { alpha: 1e25, std: 0 })
+      const sequences = sequencesOf([8, 8], 6)
+      assert.isTrue(Number.isFinite((yield* loss(sequences)).loss))
+      const before = yield* readOptimizer(trainer.optimizer)
+      yield* fails(trainer.step(sequences, adam, 1), "Diverged")
+      assert.deepStrictEqual(yield* readOptimizer(trainer.optimizer), before)
     })
   )
 
