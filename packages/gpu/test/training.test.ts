@@ -3,8 +3,10 @@ import { assert, layer } from "@effect/vitest"
 import { adamw } from "@srcode/kernels/adamw/reference"
 import { gae } from "@srcode/kernels/gae/reference"
 import { gradNorm } from "@srcode/kernels/grad_norm/reference"
+import { blockDiagonal } from "@srcode/kernels/lora/reference"
 import { pairwiseLoss } from "@srcode/kernels/pairwise_loss/reference"
 import { type PpoToken, ppoLoss, ppoLossGradient } from "@srcode/kernels/ppo_loss/reference"
+import { valueHead, valueHeadBackward } from "@srcode/kernels/value_head/reference"
 import { whiten } from "@srcode/kernels/whiten/reference"
 import { Effect } from "effect"
 import type { PpoLossParams } from "../src/index.ts"
@@ -364,6 +366,58 @@ layer(DeviceLayer)("losses", (it) => {
         assert.approximately(sum(0), expected.loss, 1e-5 * (1 + expected.loss))
         assert.approximately(sum(1), expected.accuracy, 1e-5)
         assertClose("dScore", yield* read(t.dScore), expected.dScore)
+      }
+    })
+  )
+})
+
+layer(DeviceLayer)("value head and adapter mask", (it) => {
+  it.effect("value head forward and backward against the oracle, with the bias and accumulation", () =>
+    Effect.gen(function* () {
+      const ops = yield* opsOf("software")
+      for (const [rows, dim] of [
+        [1, 1],
+        [3, 96],
+        [70, 5]
+      ] as const) {
+        const random = seeded(rows)
+        const [h, w, dValue] = [random.floats(rows * dim), random.floats(dim + 1), random.floats(rows)]
+        const [oldH, oldW] = [random.floats(rows * dim), random.floats(dim + 1)]
+        const t = { h: yield* f32("h", h), w: yield* f32("w", w), dValue: yield* f32("dValue", dValue), rows, dim }
+        const value = yield* blank("value", rows)
+        const [fresh, added, dw] = [
+          yield* blank("fresh", rows * dim),
+          yield* f32("added", oldH),
+          yield* f32("dw", oldW)
+        ]
+        yield* launch(ops, (tape, o) => {
+          o.valueHead(tape, { ...t, value })
+          o.valueHeadBackward(tape, { ...t, dh: fresh, accumulate: false })
+          o.valueHeadBackward(tape, { ...t, dh: added, dw, accumulate: true })
+        })
+        const expected = valueHeadBackward(h, w, dValue, rows, dim)
+        assertClose("value", yield* read(value), valueHead(h, w, rows, dim))
+        assertClose("dh", yield* read(fresh), expected.dh)
+        const plus = (x: Float64Array, old: Float32Array) => x.map((v, i) => v + old[i]!)
+        assertClose("dh added", yield* read(added), plus(expected.dh, oldH))
+        assertClose("dw", yield* read(dw), plus(expected.dw, oldW))
+      }
+    })
+  )
+
+  it.effect("the gradient of a grouped adapter keeps its diagonal blocks only", () =>
+    Effect.gen(function* () {
+      const ops = yield* opsOf("software")
+      for (const [ends, rank] of [
+        [[5], 3],
+        [[4, 9], 1],
+        [[8, 10, 12], 8]
+      ] as const) {
+        const rows = ends.at(-1)!
+        const db = seeded(rows).floats(rows * ends.length * rank)
+        const t = yield* f32("db", db)
+        yield* launch(ops, (tape, o) => o.loraMask(tape, { db: t, rows, rank, ends }))
+        assertClose("db", yield* read(t), blockDiagonal(db, rank, ends), 0)
       }
     })
   )

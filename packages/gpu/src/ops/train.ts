@@ -133,6 +133,11 @@ export const makeTrainOps = (info: AdapterInfo) => {
     },
     /** value [rows] = h [rows, dim] · w + b; w holds dim weights and the bias. */
     valueHead(tape: Tape, x: { h: F; w: F; value: F; rows: number; dim: number }): void {
+      fits(tape, "value_head", [
+        ["h", x.h, x.rows * x.dim],
+        ["w", x.w, x.dim + 1],
+        ["value", x.value, x.rows]
+      ])
       tape.dispatch(
         "value_head_forward",
         { h: x.h, w: x.w, value: x.value },
@@ -147,6 +152,13 @@ export const makeTrainOps = (info: AdapterInfo) => {
       x: { dValue: F; h: F; w: F; dh: F; dw?: F; rows: number; dim: number; accumulate: boolean }
     ): void {
       const { rows, dim } = x
+      fits(tape, "value_head_backward", [
+        ["dValue", x.dValue, rows],
+        ["h", x.h, rows * dim],
+        ["w", x.w, dim],
+        ["dh", x.dh, rows * dim],
+        ["dw", x.dw, dim + 1]
+      ])
       tape.dispatch(
         "value_head_backward",
         { d_value: x.dValue, w: x.w, dh: x.dh },
@@ -166,6 +178,8 @@ export const makeTrainOps = (info: AdapterInfo) => {
     /** Zeroes the off-diagonal blocks of a grouped adapter gradient db [rows, groups * rank]; `ends` are the groups' last rows. */
     loraMask(tape: Tape, x: { db: F; rows: number; rank: number; ends: ReadonlyArray<number> }): void {
       if (x.ends.length < 2) return
+      tape.require(x.ends.length <= 3, "lora_mask", `${x.ends.length} groups; at most 3 share a weight`)
+      fits(tape, "lora_mask", [["db", x.db, x.rows * x.ends.length * x.rank]])
       tape.dispatch(
         "lora_mask",
         { db: x.db },

@@ -1,0 +1,458 @@
+/** The service itself: memory, transfers, refusals, failures, profiling; and every kernel text through a compiler. */
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { pathToFileURL } from "node:url"
+import { assert, describe, it, layer } from "@effect/vitest"
+import { ConfigProvider, Effect, Exit, Layer, type Scope } from "effect"
+import { Gpu, GpuDawn, type GpuError, type KernelName, kernelNames, makeOps, type Tape, window } from "../src/index.ts"
+import { makeDevice } from "../src/internal/device.ts"
+import { asHardware, assertClose, blank, DeviceLayer, f32, read, seeded, u32 } from "./support.ts"
+
+/** Runs on a device of its own, for tests that break it or count its bytes. */
+const alone = <A, E>(body: Effect.Effect<A, E, Gpu | Scope.Scope>, options: Partial<GpuDawn.GpuOptions> = {}) =>
+  body.pipe(Effect.scoped, Effect.provide(GpuDawn.layerWith({ device: "auto", ...options }), { local: true }))
+
+const refusal = (record: (tape: Tape) => void): Effect.Effect<GpuError, void, Gpu> =>
+  Effect.flatMap(Gpu, (gpu) => Effect.flip(gpu.submit("test", record)))
+
+describe("memory", () => {
+  it.effect("an allocation beyond the budget is refused before anything is allocated", () =>
+    alone(
+      Effect.gen(function* () {
+        const gpu = yield* Gpu
+        yield* gpu.alloc("first", "f32", 150)
+        const before = yield* gpu.memory
+        assert.deepStrictEqual(before, { live: 608, peak: 608, budget: 1024 })
+        const error = yield* Effect.flip(gpu.alloc("second", "f32", 150))
+        assert.strictEqual(error.reason._tag, "OutOfMemory")
+        assert.include(error.message, "second")
+        assert.include(error.message, "the memory budget is 1024")
+        assert.deepStrictEqual(yield* gpu.memory, before)
+        // What still fits is given.
+        yield* gpu.alloc("third", "f32", 100)
+      }),
+      { memory: 1024 }
+    )
+  )
+
+  it.effect("scopes give their bytes back, on success and on failure; the peak stays", () =>
+    alone(
+      Effect.gen(function* () {
+        const gpu = yield* Gpu
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            yield* gpu.alloc("a", "f32", 100)
+            yield* gpu.alloc("b", "u32", 1)
+            assert.strictEqual((yield* gpu.memory).live, 416)
+          })
+        )
+        yield* Effect.exit(Effect.scoped(Effect.andThen(gpu.alloc("c", "f32", 8), Effect.fail("stop"))))
+        assert.deepInclude(yield* gpu.memory, { live: 0, peak: 416 })
+      })
+    )
+  )
+
+  it.effect("buffers over the device's binding limit and impossible lengths are refused", () =>
+    alone(
+      Effect.gen(function* () {
+        const gpu = yield* Gpu
+        const limit = gpu.info.limits.maxStorageBufferBindingSize ?? 0
+        assert.isAbove(limit, 0)
+        const error = yield* Effect.flip(gpu.alloc("huge", "f32", limit / 4 + 16))
+        assert.strictEqual(error.reason._tag, "OutOfMemory")
+        assert.include(error.message, "largest storage binding")
+        for (const length of [-1, 1.5, Number.NaN]) {
+          assert.strictEqual((yield* Effect.flip(gpu.alloc("odd", "f32", length))).reason._tag, "InvalidDispatch")
+        }
+        assert.strictEqual((yield* gpu.memory).live, 0)
+      })
+    )
+  )
+})
+
+layer(DeviceLayer)("transfers and the recorder", (it) => {
+  it.effect("what is written is read back, bit by bit, also through windows", () =>
+    Effect.gen(function* () {
+      const gpu = yield* Gpu
+      for (const n of [1, 3, 64, 1001]) {
+        const floats = seeded(n).floats(n)
+        floats[0] = -0
+        assert.deepStrictEqual(yield* gpu.read(yield* f32("f", floats)), floats)
+        const words = Uint32Array.from({ length: n }, (_, i) => 0xffffffff - i)
+        assert.deepStrictEqual(yield* gpu.read(yield* u32("u", words)), words)
+      }
+      const all = yield* f32("all", new Float32Array(200))
+      yield* gpu.write(window(all, 128, 3), Float32Array.from([7, 8, 9]))
+      assert.deepStrictEqual([...(yield* gpu.read(window(all, 128, 4)))], [7, 8, 9, 0])
+      assert.isTrue((yield* gpu.read(yield* gpu.alloc("fresh", "f32", 50))).every((v) => v === 0))
+      const error = yield* Effect.flip(gpu.write(window(all, 128, 3), new Float32Array(4)))
+      assert.include(error.message, "4 elements into all [3]")
+    })
+  )
+
+  it.effect("copies and clears keep their place among dispatches", () =>
+    Effect.gen(function* () {
+      const gpu = yield* Gpu
+      const ops = makeOps(gpu.info)
+      const x = yield* f32("x", [1, 2, 3, 4])
+      const [y, sum] = [yield* blank("y", 4), yield* f32("sum", [10])]
+      yield* gpu.submit("test", (tape) => {
+        tape.copy(x, y)
+        ops.columnSum(tape, { x: y, out: sum, rows: 4, cols: 1, accumulate: true })
+        tape.clear(y)
+        ops.columnSum(tape, { x: y, out: sum, rows: 4, cols: 1, accumulate: true })
+        tape.copy(x, y, 2)
+      })
+      assert.deepStrictEqual([...(yield* read(sum))], [20])
+      assert.deepStrictEqual([...(yield* read(y))], [1, 2, 0, 0])
+    })
+  )
+
+  it.effect("impossible dispatches name the kernel and the reason, and nothing of the tape runs", () =>
+    Effect.gen(function* () {
+      const gpu = yield* Gpu
+      const ops = makeOps(gpu.info)
+      const [t, other] = [yield* f32("t", new Float32Array(256)), yield* blank("other", 256)]
+      const swiglu = (tape: Tape, gu = t, y = other, rows = 1) =>
+        tape.dispatch("swiglu_forward", { gu, y }, { rows, dim: 4 }, [1])
+      const say = (record: (tape: Tape) => void, ...words: ReadonlyArray<string>) =>
+        Effect.gen(function* () {
+          const error = yield* refusal(record)
+          assert.strictEqual(error.reason._tag, "InvalidDispatch")
+          for (const word of words) assert.include(error.message, word)
+          assert.notInclude(error.message, "\n")
+        })
+      yield* say((tape) => swiglu(tape, t, window(other, 2, 8)), "swiglu_forward", "binding y (other)", "element 2")
+      yield* say((tape) => swiglu(tape, t, window(t, 64, 8)), "bound both for reading and for writing")
+      yield* say((tape) => swiglu(tape, t, window(other, 0, 0)), "binding y (other) is empty")
+      yield* say((tape) => swiglu(tape, t, window(other, 192, 128)), "covers elements 192…320 of a buffer of 256")
+      yield* say((tape) => swiglu(tape, t, other, -1), "parameter rows = -1")
+      yield* say((tape) => swiglu(tape, t, other, 1.5), "parameter rows = 1.5")
+      yield* say(
+        (tape) => tape.dispatch("swiglu_forward", { gu: t, y: other }, { rows: 1, dim: 1 }, [65536]),
+        "grid [65536, 1, 1]"
+      )
+      yield* say(
+        (tape) =>
+          tape.dispatch(
+            "gae_forward",
+            { reward: t, value: t, first: t as never, bootstrap: t, advantage: other, returns: other },
+            { sequences: 1, gamma: 1, lambda: 1 },
+            [1]
+          ),
+        "bound for writing twice"
+      )
+      const missing: { gu: typeof t; y?: typeof t } = { gu: t }
+      yield* say(
+        (tape) => tape.dispatch("swiglu_forward", missing as never, { rows: 1, dim: 1 }, [1]),
+        "binding y is missing"
+      )
+      yield* say((tape) => tape.copy(t, t), "same buffer")
+      yield* say((tape) => tape.copy(t, window(other, 0, 8)), "256 elements")
+      yield* say((tape) => tape.clear(window(t, 192, 65)), "covers elements")
+      yield* say((tape) => ops.swiglu(tape, { gu: t, y: other, rows: 40, dim: 4 }), "swiglu", "gu (t) holds 256 of 320")
+      // The first fault counts, and the good dispatch before it did not run either.
+      yield* say((tape) => {
+        tape.copy(other, t)
+        swiglu(tape, t, other, -1)
+        tape.copy(t, t)
+      }, "parameter rows = -1")
+      assert.isTrue((yield* read(t)).every((v) => v === 0))
+    })
+  )
+
+  it.effect("an empty grid is nothing to do; many invocations fold into a second dimension", () =>
+    Effect.gen(function* () {
+      const gpu = yield* Gpu
+      const before = yield* gpu.dispatches
+      const [t, other] = [yield* f32("t", [1, 2]), yield* blank("other", 1)]
+      yield* gpu.submit("test", (tape) =>
+        tape.dispatch("swiglu_forward", { gu: t, y: other }, { rows: 0, dim: 1 }, [0])
+      )
+      assert.strictEqual(yield* gpu.dispatches, before)
+      // 600,001 elements in workgroups of 8 need more than 65,535 of them.
+      const [rows, ops] = [600_001, makeOps({ ...gpu.info, software: true })]
+      const id = yield* gpu.alloc("id", "u32", rows)
+      const out = yield* gpu.alloc("out", "f32", rows)
+      yield* gpu.submit("test", (tape) => ops.gatherRows(tape, { table: t, id, out, rows, dim: 1 }))
+      assert.isTrue((yield* read(out)).every((v) => v === 1))
+      assert.strictEqual(yield* gpu.dispatches, before + 1)
+    })
+  )
+
+  it.effect("profile runs the tape and times each dispatch where the device has timestamps", () =>
+    Effect.gen(function* () {
+      const gpu = yield* Gpu
+      const ops = makeOps(gpu.info)
+      const [x, y, sum] = [yield* f32("x", [1, -1, 2, 2]), yield* blank("y", 2), yield* blank("sum", 1)]
+      const times = yield* gpu.profile("test", (tape) => {
+        ops.swiglu(tape, { gu: x, y, rows: 1, dim: 2 })
+        tape.copy(y, x, 2)
+        ops.columnSum(tape, { x: y, out: sum, rows: 2, cols: 1 })
+      })
+      assertClose("sum", yield* read(sum), [2 / (1 + Math.exp(-1)) - 2 / (1 + Math.exp(1))])
+      if (gpu.info.features.includes("timestamp-query")) {
+        assert.deepStrictEqual(
+          times.map((t) => t.kernel),
+          ["swiglu_forward", "column_sum_forward"]
+        )
+        for (const { nanoseconds } of times) {
+          assert.isAbove(nanoseconds, 0)
+          assert.isBelow(nanoseconds, 60e9)
+        }
+      } else assert.deepStrictEqual(times, [])
+    })
+  )
+})
+
+describe("failures", () => {
+  it.effect("an error that Dawn reports outside of any scope is typed, and every later verb fails with it", () =>
+    alone(
+      Effect.gen(function* () {
+        const gpu = yield* Gpu
+        const ops = makeOps(gpu.info)
+        const [x, y] = [yield* f32("x", new Float32Array(8)), yield* blank("y", 4)]
+        x.buffer.destroy()
+        yield* gpu
+          .submit("a step", (tape) => ops.swiglu(tape, { gu: x, y, rows: 1, dim: 4 }))
+          .pipe(Effect.andThen(gpu.idle), Effect.exit)
+        const verbs: ReadonlyArray<Effect.Effect<unknown, GpuError, Scope.Scope>> = [
+          gpu.submit("next", () => undefined),
+          gpu.alloc("more", "f32", 4),
+          gpu.write(y, new Float32Array(4)),
+          gpu.read(y),
+          gpu.idle,
+          gpu.profile("next", () => undefined),
+          gpu.compile(["swiglu_forward"])
+        ]
+        for (const verb of verbs) {
+          const error = yield* Effect.flip(verb)
+          assert.strictEqual(error.reason._tag, "Validation")
+          assert.include(error.message, "a step")
+        }
+      })
+    )
+  )
+
+  it.effect("--device hardware refuses a software driver and says what to do", () =>
+    Effect.gen(function* () {
+      const found = yield* alone(Effect.map(Gpu, (gpu) => gpu.info.software))
+      const exit = yield* Effect.result(alone(Gpu, { device: "hardware" }))
+      if (!found) return assert.strictEqual(exit._tag, "Success")
+      if (exit._tag === "Success") return assert.fail("a software driver was accepted as hardware")
+      assert.strictEqual(exit.failure.reason._tag, "NoAdapter")
+      assert.include(exit.failure.message, "--device hardware")
+      assert.include(exit.failure.message, "--device auto")
+    })
+  )
+
+  it.effect("the device may come from Config, and a misspelt one is refused", () =>
+    Effect.gen(function* () {
+      const withConfig = (values: Record<string, string>) =>
+        Effect.map(Gpu, (gpu) => gpu.info.backend).pipe(
+          Effect.provide(GpuDawn.layer.pipe(Layer.provide(ConfigProvider.layer(ConfigProvider.fromUnknown(values)))))
+        )
+      assert.strictEqual(yield* withConfig({ SRCODE_DEVICE: "null" }), "null")
+      assert.isTrue(Exit.isFailure(yield* Effect.exit(withConfig({ SRCODE_DEVICE: "abacus" }))))
+    })
+  )
+})
+
+/** A copy of the kernels in which one file was changed. */
+const withChanged = (file: string, text: string) =>
+  Effect.acquireRelease(
+    Effect.sync(() => {
+      const folder = mkdtempSync(join(tmpdir(), "kernels-"))
+      cpSync(new URL("../../../kernels/", import.meta.url), folder, { recursive: true })
+      writeFileSync(join(folder, file), text)
+      return folder
+    }),
+    (folder) => Effect.sync(() => rmSync(folder, { recursive: true }))
+  ).pipe(Effect.map((folder) => pathToFileURL(`${folder}/`)))
+
+describe("kernel texts", () => {
+  it.effect("a text that differs from the manifest is refused on every use, the others still work", () =>
+    Effect.gen(function* () {
+      const folder = yield* withChanged("swiglu/forward.wgsl", "fn main() {}")
+      const gpu = yield* makeDevice({ device: "null" }, folder)
+      for (let i = 0; i < 2; i++) {
+        const error = yield* Effect.flip(gpu.compile(["swiglu_forward"]))
+        assert.strictEqual(error.reason._tag, "ShaderInvalid")
+        assert.strictEqual(
+          error.message,
+          "kernel swiglu_forward is invalid: the file differs from the committed manifest: run `npm run codegen`"
+        )
+      }
+      yield* gpu.compile(["swiglu_backward"])
+    }).pipe(Effect.scoped)
+  )
+
+  it.effect("a text that the compiler rejects fails with the kernel's name, each time, and spoils nothing else", () =>
+    alone(
+      Effect.gen(function* () {
+        const gpu = yield* Gpu
+        const [x, y] = [yield* f32("x", [1, 2]), yield* blank("y", 1)]
+        const broken = (tape: Tape) =>
+          tape.dispatch("swiglu_forward", { gu: x, y }, { rows: 1, dim: 1 }, [1], { WG: 0 })
+        for (let i = 0; i < 2; i++) {
+          const error = yield* Effect.flip(gpu.submit("test", broken))
+          assert.strictEqual(error.reason._tag, "ShaderInvalid")
+          assert.include(error.message, "kernel swiglu_forward is invalid")
+          assert.include(error.message, "workgroup_size")
+        }
+        yield* gpu.submit("test", (tape) => makeOps(gpu.info).swiglu(tape, { gu: x, y, rows: 1, dim: 1 }))
+        assertClose("y", yield* read(y), [2 / (1 + Math.exp(-1))])
+      })
+    )
+  )
+})
+
+layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", (it) => {
+  it.effect("with the constants that stand in the files", () =>
+    Effect.gen(function* () {
+      const gpu = yield* Gpu
+      assert.strictEqual(gpu.info.backend, "null")
+      assert.isAbove(kernelNames.length, 30)
+      yield* gpu.compile(kernelNames)
+    })
+  )
+
+  it.effect(
+    "with all constants that Ops chooses: subgroups of 4 and 8, hardware, all losses, with and without reference",
+    () =>
+      Effect.gen(function* () {
+        const gpu = yield* Gpu
+        const f = yield* gpu.alloc("in", "f32", 8192)
+        const u = yield* gpu.alloc("index", "u32", 8192)
+        const [o, p, q, s] = [
+          yield* blank("o", 8192),
+          yield* blank("p", 8192),
+          yield* blank("q", 8192),
+          yield* blank("s", 8192)
+        ] as const
+        const [token, position, kvRow, kvEnd, history] = [
+          yield* gpu.alloc("token", "u32", 64),
+          yield* gpu.alloc("position", "u32", 64),
+          yield* gpu.alloc("kvRow", "u32", 64),
+          yield* gpu.alloc("kvEnd", "u32", 64),
+          yield* gpu.alloc("history", "u32", 64)
+        ] as const
+        const seen = new Set<KernelName>()
+        const software = (lanes: number) => ({ ...gpu.info, software: true, subgroupSize: [lanes, lanes] as const })
+        for (const info of [software(4), software(8), asHardware(gpu.info)]) {
+          const ops = makeOps(info)
+          yield* gpu.submit("test", (tape) => {
+            for (const m of [8, 300]) {
+              for (const n of [4, 12, 24]) {
+                const x = { a: f, b: f, out: o, m, n, k: 8 }
+                ops.matmulNT(tape, { ...x, bias: f, residual: f, extra: { a: f, b: f, k: 8 } })
+                ops.matmulNN(tape, x)
+                ops.matmulTN(tape, { ...x, accumulate: true })
+              }
+              ops.matmulNT(tape, { a: f, b: f, out: o, m, n: 3, k: 5 })
+            }
+            const norm = { x: f, w: f, rows: 4, dim: 8 }
+            ops.rmsNorm(tape, { ...norm, y: o, rstd: p, eps: 1e-6 })
+            ops.rmsNormBackward(tape, { ...norm, rstd: f, dy: f, dx: o, accumulate: false })
+            ops.rmsNormBackwardWeight(tape, { ...norm, rstd: f, dy: f, dw: o, scratch: p })
+            for (const headDim of [4, 24, 64, 128]) {
+              const shape = { rows: 2, heads: 2, kvHeads: 1, headDim }
+              ops.rope(tape, { ...shape, qkv: f, position: u, kvRow: u, cosine: f, sine: f, q: o, k: p, v: q })
+              ops.ropeBackward(tape, { ...shape, dq: f, dk: f, dv: f, position: u, cosine: f, sine: f, dqkv: o })
+              const attention = { ...shape, q: f, k: f, v: f, kvStart: u, kvEnd: u, qEnd: u }
+              ops.attention(tape, { ...attention, o, stat: p })
+              ops.attentionBackward(tape, { ...attention, o: f, dO: f, stat: p, dq: o, dk: q, dv: s })
+            }
+            ops.swiglu(tape, { gu: f, y: o, rows: 2, dim: 4 })
+            ops.swigluBackward(tape, { gu: f, dy: f, dgu: o, rows: 2, dim: 4 })
+            ops.gatherRows(tape, { table: f, id: u, out: o, rows: 2, dim: 4 })
+            ops.scatterRows(tape, { dy: f, start: u, order: u, dtable: o, rows: 2, dim: 4, accumulate: true })
+            ops.columnSum(tape, { x: f, out: o, rows: 300, cols: 4, scratch: p })
+            for (const ref of [{}, { refLogits: f, refOut: f }]) {
+              const x = { ...ref, target: u, rows: 4, cols: 8, offset: 0, temperature: 1 }
+              ops.logSoftmaxChunk(tape, { ...x, logits: f, state: o })
+              ops.logSoftmaxFinish(tape, { ...ref, state: f, out: o, rows: 4 })
+              ops.logSoftmaxBackward(tape, { ...x, logits: o, out: f, grad: f })
+            }
+            ops.sampleTopP(tape, {
+              logits: o,
+              stream: u,
+              position: u,
+              token,
+              out: p,
+              rows: 2,
+              vocab: 8,
+              temperature: 1,
+              topP: 0.9,
+              seed: 1
+            })
+            ops.decodeAdvance(tape, {
+              token,
+              sampled: f,
+              slot: u,
+              position,
+              kvRow,
+              kvEnd,
+              history,
+              historyLogp: o,
+              rows: 2,
+              capacity: 8,
+              step: 0,
+              endToken: 0
+            })
+            ops.gae(tape, {
+              reward: f,
+              value: f,
+              first: u,
+              bootstrap: f,
+              advantage: o,
+              returns: p,
+              sequences: 2,
+              gamma: 1,
+              lambda: 1
+            })
+            ops.whiten(tape, { x: f, mask: u, y: o, n: 8 })
+            for (const kind of ["clip", "dualClip", "cispo", "sapo"] as const) {
+              const params = {
+                kind,
+                clipLow: 0.2,
+                clipHigh: 0.2,
+                valueClip: 0.2,
+                valueCoef: 0.1,
+                entropyCoef: 0,
+                klCoef: 0,
+                dualClip: 3,
+                tauPositive: 1,
+                tauNegative: 1
+              }
+              const token = { scored: f, old: f, advantage: f, value: f, returns: f }
+              ops.ppoLoss(tape, { ...token, grad: o, dValue: p, metric: q, n: 4, params })
+            }
+            ops.valueHead(tape, { h: f, w: f, value: o, rows: 2, dim: 4 })
+            ops.valueHeadBackward(tape, { dValue: f, h: f, w: f, dh: o, dw: p, rows: 2, dim: 4, accumulate: true })
+            ops.loraMask(tape, { db: o, rows: 6, rank: 2, ends: [2, 4, 6] })
+            ops.pairwiseLoss(tape, { score: f, dScore: o, metric: p, pairs: 2 })
+            ops.gradNorm(tape, { g: f, partial: o, out: p, n: 600, clip: 1 })
+            ops.adamw(tape, {
+              w: o,
+              g: f,
+              m: p,
+              v: q,
+              clip: f,
+              n: 8,
+              step: 1,
+              lr: 1e-3,
+              beta1: 0.9,
+              beta2: 0.99,
+              eps: 1e-8,
+              weightDecay: 0
+            })
+            for (const entry of tape.entries) if (entry._tag === "Dispatch") seen.add(entry.dispatch.kernel)
+          })
+        }
+        // So no kernel stands in the folder that nothing launches.
+        assert.deepStrictEqual([...seen].sort(), [...kernelNames])
+      })
+  )
+})
