@@ -3,16 +3,18 @@ import { fileURLToPath } from "node:url"
 import { NodeServices } from "@effect/platform-node"
 import { assert, it } from "@effect/vitest"
 import { Analyzer } from "@srcode/codeql"
-import { CorpusJudge } from "@srcode/dataset"
+import { CorpusJudge, Dataset } from "@srcode/dataset"
 import { GpuDawn } from "@srcode/gpu"
 import { decodeRunConfig, run } from "@srcode/pipeline"
 import { RunStore } from "@srcode/store"
 import { Teacher } from "@srcode/teacher"
+import { Trainer } from "@srcode/trainer"
 import { Effect, Layer } from "effect"
 import { mockAnalyzer, mockJudge, mockTeacher, smallRun } from "./mocks.ts"
 
 const layers = Layer.mergeAll(
-  GpuDawn.layer,
+  Trainer.layer.pipe(Layer.provideMerge(GpuDawn.layer)),
+  Dataset.layer,
   RunStore.layerTest,
   Teacher.layerTest(mockTeacher),
   Analyzer.layerTest(mockAnalyzer),
@@ -26,7 +28,10 @@ it.live("runs from PrimeVul rows to a report with a mock teacher and a mock anal
     const config = yield* decodeRunConfig({ ...smallRun, data })
     const summary = yield* run({ name: "mock", config, versions: {}, gitCommit: null, notes: [] })
     const store = yield* RunStore
-    assert.deepStrictEqual(summary.results.map((r) => r.arm), ["base", "sft", "rl-gated"])
+    assert.deepStrictEqual(
+      summary.results.map((r) => r.arm),
+      ["base", "sft", "rl-gated"]
+    )
     assert.strictEqual(summary.results[0]?.rates["FS@1"]?.rate, 0.5)
     assert.include(yield* store.readText("report.html"), "RL with token rewards")
     assert.isTrue(yield* store.exists("adapter/adapter_model.safetensors"))

@@ -1,11 +1,12 @@
 /** The composition root: which layer stands behind which service. The only place that decides it. */
 import { Analyzer, CodeQl } from "@srcode/codeql"
-import { CorpusJudge } from "@srcode/dataset"
+import { CorpusJudge, Dataset } from "@srcode/dataset"
 import { UserError } from "@srcode/domain"
 import { type DeviceChoice, deviceChoices, GpuDawn } from "@srcode/gpu"
 import { Progress } from "@srcode/pipeline"
 import { Sandbox } from "@srcode/sandbox"
 import { Teacher, TeacherChat, TeacherReplay, TeacherRules } from "@srcode/teacher"
+import { Trainer } from "@srcode/trainer"
 import { Config, Effect, Layer, Option } from "effect"
 import { Flag } from "effect/cli"
 import { makeProgress } from "./progress.ts"
@@ -33,8 +34,10 @@ export const chosenDevice = Effect.gen(function* () {
   )
 })
 
-/** The compute device that the command line asked for. */
-export const gpuLayerFromFlags = Layer.unwrap(Effect.map(chosenDevice, gpuLayer))
+/** The compute device that the command line asked for, and training on it. */
+export const gpuLayerFromFlags = Trainer.layer.pipe(
+  Layer.provideMerge(Layer.unwrap(Effect.map(chosenDevice, gpuLayer)))
+)
 
 /** Who teaches: the embedded rules, a chat-completions server (`SRCODE_TEACHER_URL`, `_MODEL`, `_KEY`), or recorded answers. */
 export const teacherFlag = Flag.Literals("teacher", ["rules", "chat", "replay"]).pipe(
@@ -76,7 +79,7 @@ export const judgingLayer = Layer.unwrap(
   Effect.gen(function* () {
     const status = yield* Effect.flatMap(CodeQl, (codeQl) => codeQl.status).pipe(Effect.provide(CodeQl.layer))
     const analyzer = status.found ? Analyzer.layerCodeQl.pipe(Layer.provide(CodeQl.layer)) : Analyzer.layerPanel
-    return Layer.mergeAll(analyzer, CorpusJudge.layer).pipe(Layer.provide(Sandbox.layer))
+    return Layer.mergeAll(analyzer, CorpusJudge.layer, Dataset.layer).pipe(Layer.provide(Sandbox.layer))
   })
 )
 

@@ -3,6 +3,7 @@
 export * from "./ContentHash.ts"
 export * from "./CurriculumOrder.ts"
 export * from "./corpus/index.ts"
+export * from "./Dataset.ts"
 export * from "./DatasetError.ts"
 export * from "./Diff.ts"
 export * from "./Difficulty.ts"

@@ -3,7 +3,7 @@
  * running it. With the run's own data, also the share of analysed generations without a finding (Sec.Rate).
  */
 import { Analyzer } from "@srcode/codeql"
-import { CorpusJudge, type EvalPrompt, loadEvalPrompts } from "@srcode/dataset"
+import { CorpusJudge, Dataset, type EvalPrompt } from "@srcode/dataset"
 import { EvalResult, SampleOutcome, type Snippet } from "@srcode/domain"
 import { type BenchTask, rateOf, runTinyBench } from "@srcode/evals"
 import { type Lora, type Model, makeGenerator, type Tokenizer } from "@srcode/model"
@@ -47,7 +47,8 @@ export const measure = Effect.fn("Evaluate.measure")(function* (
 ) {
   const { evaluation } = config
   const judge = yield* CorpusJudge
-  const prompts = spread(yield* loadEvalPrompts(), evaluation.limit)
+  const { benchmark } = yield* Dataset
+  const prompts = spread(yield* benchmark, evaluation.limit)
   const encoded = prompts.map((p) => open.tokenizer.encode(p.prompt).length)
   const longest = Math.max(...encoded)
   const slots = Math.min(64, prompts.length)

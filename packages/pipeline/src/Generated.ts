@@ -15,8 +15,8 @@ export interface TextResponse {
  * several functions in a row go on after the one they were asked for.
  */
 export const functionBody = (text: string): string => {
-  const end = /\n\}(?=\s|$)/.exec(text)
-  return end === null ? text : text.slice(0, end.index + 2)
+  const end = /(?:^|\n)\}(?=[ \t\r]*(?:\n|$))/.exec(text)
+  return end === null ? text : text.slice(0, end.index + end[0].length)
 }
 
 /** Samples one response a prompt; `stream` numbers the prompts for the sampler (default: their index). */

@@ -3,17 +3,11 @@
  * it has not seen, and saved as one flat image (adapter, then head).
  */
 
-import { loadState, ModelError, saveState, type Tokenizer } from "@srcode/model"
+import { type Decoder, loadState, ModelError, saveState, type Tokenizer } from "@srcode/model"
 import { RunStore } from "@srcode/store"
-import {
-  badInput,
-  makeRewardModel,
-  type PreferencePair,
-  type RewardModelConfig,
-  rewardModelLength
-} from "@srcode/trainer"
+import { badInput, type PreferencePair, type RewardModelConfig, rewardModelLength, Trainer } from "@srcode/trainer"
 import { Effect, Schema } from "effect"
-import { openTuned } from "./Models.ts"
+import { maxSequence, openTuned } from "./Models.ts"
 import { report } from "./Progress.ts"
 import type { RunConfig } from "./RunConfig.ts"
 import { type Pair, readWorld } from "./World.ts"
@@ -42,14 +36,20 @@ export const rewardModelStage = Effect.fn("Stage.rewardModel")(function* (config
   const settings = rewardModelConfig(config)
   const usable = pairs
     .map((pair) => tokenPair(pair, tokenizer))
-    .filter((p) => p.chosen.length + p.rejected.length <= Math.floor(passTokens / 2))
+    .filter(
+      (p) =>
+        Math.max(p.chosen.length, p.rejected.length) <= maxSequence &&
+        p.chosen.length + p.rejected.length <= Math.floor(passTokens / 2)
+    )
   const heldOut = usable.filter((_, i) => i % 8 === 7)
   const seen = usable.filter((_, i) => i % 8 !== 7)
   if (seen.length === 0)
-    return yield* badInput(`no preference pair fits ${passTokens / 2} tokens; take shorter functions`)
-  const longest = Math.max(...seen.map((p) => p.chosen.length + p.rejected.length))
+    return yield* badInput(
+      `no preference pair fits ${maxSequence} tokens a side and ${passTokens / 2} together; take shorter functions`
+    )
+  const longest = seen.reduce((max, p) => Math.max(max, p.chosen.length + p.rejected.length), 0)
   const batchSize = Math.max(1, Math.min(settings.batchSize, Math.floor(passTokens / longest)))
-  const rewardModel = yield* makeRewardModel(model.decoder, { ...settings, batchSize })
+  const rewardModel = yield* (yield* Trainer).rewardModel(model.decoder, { ...settings, batchSize })
   const metrics = yield* store.metrics("reward-model", 0)
   yield* rewardModel.train(seen, (step) =>
     Effect.all([
@@ -78,10 +78,7 @@ export const rewardModelStage = Effect.fn("Stage.rewardModel")(function* (config
 }, Effect.scoped)
 
 /** The trained reward model, and its measured accuracy. */
-export const openRewardModel = Effect.fn("Stage.openRewardModel")(function* (
-  config: RunConfig,
-  decoder: Parameters<typeof makeRewardModel>[0]
-) {
+export const openRewardModel = Effect.fn("Stage.openRewardModel")(function* (config: RunConfig, decoder: Decoder) {
   const store = yield* RunStore
   const settings = rewardModelConfig(config)
   const state = yield* loadState(store.path("rl/reward_model"))
@@ -93,7 +90,7 @@ export const openRewardModel = Effect.fn("Stage.openRewardModel")(function* (
   const measured = yield* Schema.decodeUnknownEffect(Measured)(state.json).pipe(
     Effect.mapError(() => broken("rl/reward_model is not a reward model; remove it and run again"))
   )
-  const rewardModel = yield* makeRewardModel(decoder, settings)
+  const rewardModel = yield* (yield* Trainer).rewardModel(decoder, settings)
   yield* rewardModel.load(image)
   return { rewardModel, accuracy: measured.accuracy }
 })

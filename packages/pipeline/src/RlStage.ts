@@ -25,12 +25,12 @@ import {
   batchIndices,
   completePpo,
   emptyMoments,
-  makePpoTrainer,
   normalise,
   type PpoSettings,
   type RewardPreset,
   RunningMoments,
   type ScoredResponse,
+  Trainer,
   uniforms,
   updateMoments
 } from "@srcode/trainer"
@@ -109,9 +109,13 @@ export const reinforce = Effect.fn("reinforce")(function* <E, R>(options: Reinfo
     return yield* badInput(
       `no prompt with ${settings.maxTokens} further tokens fits ${maxSequence} tokens; take shorter prompts`
     )
-  const longest = Math.max(...tasks.map((t) => tokenizer.encode(t.prompt).length))
+  const longest = tasks.reduce((max, t) => Math.max(max, tokenizer.encode(t.prompt).length), 0)
   const ppo = completePpo(settings, longest)
-  const trainer = yield* makePpoTrainer(model.decoder, ppo, initialLora(model.config, ppo.rank, uniforms(seed, 4)))
+  const trainer = yield* (yield* Trainer).ppo(
+    model.decoder,
+    ppo,
+    initialLora(model.config, ppo.rank, uniforms(seed, 4))
+  )
   const generator = yield* makeGenerator(model.decoder, {
     slots: Math.min(64, ppo.batchSize),
     capacity: longest + ppo.maxTokens,
@@ -134,7 +138,16 @@ export const reinforce = Effect.fn("reinforce")(function* <E, R>(options: Reinfo
         })
       )
     )
-    yield* trainer.load({ params: image("params"), m: image("m"), v: image("v") })
+    const [params, m, v] = [image("params"), image("m"), image("v")]
+    const length = trainer.adapterLength + model.config.hiddenSize + 1
+    if ([params, m, v].some((tensor) => tensor.length !== length)) {
+      return yield* ModelError.malformed({
+        operation: "resume",
+        file: stateDirectory,
+        message: `${stateDirectory} belongs to another model or rank; remove it to start anew`
+      })
+    }
+    yield* trainer.load({ params, m, v })
     step = saved.step
     moments = saved.moments
   }

@@ -3,7 +3,7 @@ import type { Task } from "@srcode/domain"
 import { Gpu } from "@srcode/gpu"
 import { allocLora, linearModules, type Tokenizer, unpackLora, writeAdapter } from "@srcode/model"
 import { RunStore } from "@srcode/store"
-import { badInput, completionRow, sftMetrics, type TokenRow, trainSft } from "@srcode/trainer"
+import { badInput, completionRow, sftMetrics, type TokenRow, Trainer } from "@srcode/trainer"
 import { Effect } from "effect"
 import { maxSequence, openBase } from "./Models.ts"
 import { report } from "./Progress.ts"
@@ -38,7 +38,8 @@ export const sftStage = Effect.fn("Stage.sft")(function* (config: RunConfig) {
     )
   const lora = yield* allocLora(model.config, config.sft)
   let metrics = yield* store.metrics("sft", 1)
-  yield* trainSft({
+  const trainer = yield* Trainer
+  yield* trainer.sft({
     decoder: model.decoder,
     lora,
     fresh: true,

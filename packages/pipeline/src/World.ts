@@ -2,7 +2,7 @@
  * What a run learns from, whatever its source: supervised tasks, prompts for reinforcement, and preference pairs for
  * the reward model. From the embedded corpus or from Vul2Safe's triplets, always as files in `dataset/`.
  */
-import { families, readPrimeVul, rlPrompts, sftRows } from "@srcode/dataset"
+import { Dataset, families } from "@srcode/dataset"
 import { CweId, cwe, Language, Task, Triplet, UserError } from "@srcode/domain"
 import { RunStore } from "@srcode/store"
 import { Effect, Schema, Stream } from "effect"
@@ -45,7 +45,9 @@ const pairsOfTriplets = (triplets: ReadonlyArray<Triplet>): ReadonlyArray<Pair> 
 const embedded = Effect.fn("World.embedded")(function* (config: RunConfig) {
   const store = yield* RunStore
   const cweOf = new Map(families.map((f) => [f.name, cwe(f.cwe)]))
-  const supervised = sftRows({ seed: config.seed, count: config.sftRows }).map(
+  const source = yield* Dataset
+  const rows = yield* source.supervised({ seed: config.seed, count: config.sftRows })
+  const supervised = rows.map(
     (row, i): Task => ({
       id: `${row.family}/${row.kind}/${i}`,
       kind: row.kind,
@@ -57,7 +59,10 @@ const embedded = Effect.fn("World.embedded")(function* (config: RunConfig) {
       completion: row.completion
     })
   )
-  const problems = rlPrompts({ seed: config.seed, count: Math.max(config.rl.steps * config.rl.batchSize, 400) })
+  const problems = yield* source.problems({
+    seed: config.seed,
+    count: Math.max(config.rl.steps * config.rl.batchSize, 400)
+  })
   const generate = problems.map(
     (p): Task => ({
       id: p.id,
@@ -94,8 +99,9 @@ const embedded = Effect.fn("World.embedded")(function* (config: RunConfig) {
 
 const fromPrimeVul = Effect.fn("World.fromPrimeVul")(function* (config: RunConfig, data: string) {
   const store = yield* RunStore
+  const source = yield* Dataset
   const summary = yield* vul2safe({
-    samples: readPrimeVul(data),
+    samples: source.functions(data),
     limit: config.limit,
     seed: config.seed,
     order: config.order,

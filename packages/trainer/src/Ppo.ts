@@ -8,7 +8,7 @@
  * KL term keeps the tail outside of it in place.
  */
 
-import { Gpu, type GpuError, makeOps, type Tensor, window } from "@srcode/gpu"
+import { Gpu, type GpuError, makeOps, type Tape, type Tensor, window } from "@srcode/gpu"
 import {
   allocBatch,
   allocHead,
@@ -23,8 +23,6 @@ import {
   loraScale,
   loraWindows,
   type PackedIndices,
-  packSequences,
-  type Sequence,
   scatterSelected,
   scoreReference,
   scoreRows,
@@ -34,11 +32,12 @@ import {
 } from "@srcode/model"
 import { Effect, type Scope } from "effect"
 import { bootstrapValue } from "./Gae.ts"
-import { splitByTokens } from "./LanguageModelStep.ts"
+import { makePacks, type PpoPack, unusableBatch } from "./internal/ppo-batch.ts"
+import { ppoMetrics } from "./internal/ppo-metrics.ts"
 import { allocOptimizer, measureGradient } from "./Optimizer.ts"
 import type { PpoConfig } from "./PpoConfig.ts"
 import { type RewardChannels, type RewardInput, rewardChannels, totalReward } from "./Reward.ts"
-import { diverged, invariantBroken, type TrainerError } from "./TrainerError.ts"
+import { badInput, diverged, invariantBroken, type TrainerError } from "./TrainerError.ts"
 
 /** What the judges of a response say: the inputs of its reward channels that do not come from the model. */
 export type Feedback = Pick<RewardInput, "secureMask" | "severities" | "rewardModel">
@@ -63,7 +62,10 @@ export interface PpoMetrics {
 
 export interface PpoTrainer {
   readonly lora: Lora
-  /** Scores and rewards a batch, then updates. `step` counts from 1; `adam` from the updates done so far. */
+  /**
+   * Scores and rewards a batch, then updates. `step` counts batches from 1 and goes on after `load`: Adam's bias
+   * correction follows from it (epochs done so far), so that a reloaded run ends with the same bytes.
+   */
   update(
     batch: ReadonlyArray<Sampled & Feedback>,
     step: number
@@ -142,47 +144,19 @@ export const makePpoTrainer = (
       yield* alloc("metric", 8 * capacity)
     ]
     const sums = yield* alloc("sums", 8)
-    let updates = 0
 
-    interface Pack {
-      readonly packed: PackedIndices
-      readonly indices: ReadonlyArray<number>
-      /** First loss row of the pack among the batch's response tokens. */
-      readonly from: number
-      /** Where its reference states begin, in elements. */
-      readonly refAt: number
-    }
-
-    const makePacks = (batch: ReadonlyArray<Sampled>): ReadonlyArray<Pack> => {
-      const sequences = batch.map(
-        ({ promptIds, generation }): Sequence => ({
-          ids: [...promptIds, ...generation.ids],
-          loss: (t) => t >= promptIds.length
-        })
-      )
-      let index = 0
-      let from = 0
-      let refAt = 0
-      return splitByTokens(sequences, capacity).map((sequencesOfPack): Pack => {
-        const packed = packSequences(sequencesOfPack)
-        const pack = { packed, indices: sequencesOfPack.map(() => index++), from, refAt }
-        from += packed.lossRow.length
-        refAt += Math.ceil((packed.lossRow.length * C) / 64) * 64
-        return pack
-      })
-    }
     const upload = (packed: PackedIndices) => uploadBatch(buffers, packed).pipe(Effect.provideService(Gpu, gpu))
-    const refOf = (pack: Pack): Tensor<"f32"> =>
+    const refOf = (pack: PpoPack): Tensor<"f32"> =>
       window(refStates, pack.refAt, pack.packed.lossRow.length * C, "ref_states")
 
     /** Records states, values and scores of the policy for one pack. */
-    const policyPass = (tape: import("@srcode/gpu").Tape, batch: Batch, into: Tensor<"f32">): void => {
+    const policyPass = (tape: Tape, batch: Batch, into: Tensor<"f32">): void => {
       forward(tape, ops, decoder, lora, batch, ws)
       selectRows(tape, ops, model, batch, ws.hidden, hw.selected)
       ops.valueHead(tape, { h: hw.selected, w: head, value: into, rows: batch.lossRows, dim: C })
     }
 
-    const oldPass = Effect.fnUntraced(function* (pack: Pack) {
+    const oldPass = Effect.fnUntraced(function* (pack: PpoPack) {
       const batch = yield* upload(pack.packed)
       const refSelected = hw.refSelected
       const refScored = hw.refScored
@@ -205,7 +179,7 @@ export const makePpoTrainer = (
     })
 
     const updatePass = Effect.fnUntraced(function* (
-      pack: Pack,
+      pack: PpoPack,
       count: number,
       host: { old: Float32Array; advantages: Float32Array; returns: Float32Array }
     ) {
@@ -256,7 +230,9 @@ export const makePpoTrainer = (
     })
 
     const update: PpoTrainer["update"] = Effect.fnUntraced(function* (batch, step) {
-      const packs = makePacks(batch)
+      const why = unusableBatch(batch, config, decoder.rope.positions, model.vocabSize)
+      if (why !== undefined) return yield* badInput(`rl: ${why}`)
+      const packs = makePacks(batch, capacity, C)
       const lengths = batch.map((b) => b.generation.ids.length)
       const count = lengths.reduce((a, b) => a + b, 0)
       if (count > tokens)
@@ -353,7 +329,6 @@ export const makePpoTrainer = (
       for (let epoch = 0; epoch < config.epochs; epoch++) {
         yield* gpu.submit("ppo epoch", (tape) => tape.clear(sums))
         for (const pack of packs) yield* updatePass(pack, count, { old: oldPairs, advantages, returns: targets })
-        updates++
         yield* gpu.submit("ppo optimizer", (tape) => {
           measureGradient(tape, ops, optimizer, config.clipNorm)
           const adam = {
@@ -374,7 +349,7 @@ export const makePpoTrainer = (
               v: part(optimizer.v, from, n),
               clip: optimizer.clip,
               n,
-              step: updates,
+              step: (step - 1) * config.epochs + epoch + 1,
               lr,
               ...adam
             })
@@ -392,40 +367,17 @@ export const makePpoTrainer = (
           )
         }
       }
-      const mean = (f: (r: ScoredResponse) => number) => responses.reduce((sum, r) => sum + f(r), 0) / responses.length
-      const total = (xs: ReadonlyArray<number>) => xs.reduce((a, b) => a + b, 0)
-      const variance = (xs: Float32Array) => {
-        const m = xs.reduce((a, b) => a + b, 0) / xs.length
-        return xs.reduce((a, b) => a + (b - m) ** 2, 0) / xs.length
-      }
-      const residual = Float32Array.from(targets, (r, i) => r - (values[i] ?? 0))
-      const metrics: PpoMetrics = {
-        "objective/kl": klSum / responses.length,
-        "objective/entropy": entropySum / count,
-        "objective/scores": mean((r) => r.rewardModel),
-        "objective/rlhf_reward": mean((r) => total(totalReward(r.channels))),
-        "reward/positive": mean((r) => total(r.channels.positive)),
-        "reward/negative": mean((r) => total(r.channels.negative)),
-        "reward/reward_model": mean((r) => total(r.channels.rewardModel)),
-        "reward/kl": mean((r) => total(r.channels.kl)),
-        "reward/secure_fraction": mean((r) => (r.severities !== null && r.severities.length === 0 ? 1 : 0)),
-        "reward/no_signal": mean((r) => (r.severities === null ? 1 : 0)),
-        "loss/policy_avg": last[0] ?? 0,
-        "loss/value_avg": last[1] ?? 0,
-        "policy/entropy_avg": last[2] ?? 0,
-        "policy/kl_avg": last[3] ?? 0,
-        "policy/clipfrac_avg": last[4] ?? 0,
-        "policy/approxkl_avg": last[5] ?? 0,
-        "val/ratio": last[6] ?? 0,
-        "val/clipfrac_avg": last[7] ?? 0,
-        "val/var_explained": 1 - variance(residual) / Math.max(1e-12, variance(targets)),
-        "val/num_eos_tokens": responses.filter((r) => !r.generation.truncated).length,
-        "response_length/mean": count / responses.length,
-        "response_length/clip_ratio": mean((r) => (r.generation.truncated ? 1 : 0)),
-        grad_norm: clip[1] ?? 0,
-        lr: config.lr,
-        episode: step * responses.length
-      }
+      const metrics = ppoMetrics({
+        config,
+        step,
+        responses,
+        kl: klSum,
+        entropy: entropySum,
+        values,
+        returns: targets,
+        last,
+        gradNorm: clip[1] ?? 0
+      })
       return { responses, metrics }
     })
     return {

@@ -79,17 +79,19 @@ export interface PretrainProgress extends StepResult {
 
 const Saved = Schema.Struct({ step: Schema.Int })
 
-/**
- * Trains on `documents` (token ids, the end token included) and writes `config.json` and `model.safetensors` to
- * `directory`; working state goes to `directory/state` and is removed at the end.
- */
-export const pretrain = Effect.fn("Trainer.pretrain")(function* (input: {
+export interface PretrainInput {
   readonly config: ModelConfig
   readonly documents: ReadonlyArray<ArrayLike<number>>
   readonly directory: string
   readonly options: PretrainOptions
   readonly onStep: (progress: PretrainProgress) => Effect.Effect<void>
-}) {
+}
+
+/**
+ * Trains on `documents` (token ids, the end token included) and writes `config.json` and `model.safetensors` to
+ * `directory`; working state goes to `directory/state` and is removed at the end.
+ */
+export const pretrain = Effect.fn("Trainer.pretrain")(function* (input: PretrainInput) {
   const { config, documents, directory, options } = input
   if (documents.length === 0) return yield* badInput("there is no document to train on")
   const limit = Math.min(options.capacity, config.maxPositionEmbeddings)

@@ -23,7 +23,7 @@ import {
   uploadBatch
 } from "@srcode/model"
 import { Effect, type Scope } from "effect"
-import { splitByTokens } from "./LanguageModelStep.ts"
+import { splitByTokens, unusableSequence } from "./LanguageModelStep.ts"
 import { allocOptimizer, applyUpdate, measureGradient } from "./Optimizer.ts"
 import { batchIndices, uniforms } from "./Random.ts"
 import { learningRate } from "./Schedule.ts"
@@ -62,7 +62,7 @@ export interface RewardModel {
     onStep: (step: RewardModelStep) => Effect.Effect<void>
   ): Effect.Effect<void, GpuError | TrainerError>
   /** One score a sequence, at its last token. */
-  score(sequences: ReadonlyArray<ReadonlyArray<number>>): Effect.Effect<ReadonlyArray<number>, GpuError>
+  score(sequences: ReadonlyArray<ReadonlyArray<number>>): Effect.Effect<ReadonlyArray<number>, GpuError | TrainerError>
   /** Adapter and head as one host image, for a checkpoint. */
   readonly image: Effect.Effect<Float32Array<ArrayBuffer>, GpuError>
   load(image: Float32Array<ArrayBuffer>): Effect.Effect<void, GpuError>
@@ -122,7 +122,15 @@ export const makeRewardModel = (
 
     const upload = (packed: PackedIndices) => uploadBatch(buffers, packed).pipe(Effect.provideService(Gpu, gpu))
 
+    const limit = Math.min(config.capacity, decoder.rope.positions)
+    const unusable = (ids: ReadonlyArray<number>): string | undefined =>
+      ids.length === 0 ? "is empty; there is no last token to read" : unusableSequence(ids, limit, model.vocabSize)
+
     const score: RewardModel["score"] = Effect.fnUntraced(function* (sequences) {
+      for (const [i, ids] of sequences.entries()) {
+        const why = unusable(ids)
+        if (why !== undefined) return yield* badInput(`reward model: sequence ${i + 1} ${why}`)
+      }
       const out: Array<number> = []
       for (const pack of splitByTokens(
         sequences.map((ids) => ({ ids })),
@@ -141,6 +149,10 @@ export const makeRewardModel = (
 
     const train: RewardModel["train"] = Effect.fnUntraced(function* (pairs, onStep) {
       if (pairs.length === 0) return yield* badInput("there is no preference pair to train a reward model on")
+      for (const [i, pair] of pairs.entries()) {
+        const why = unusable(pair.chosen) ?? unusable(pair.rejected)
+        if (why !== undefined) return yield* badInput(`reward model: a side of preference pair ${i + 1} ${why}`)
+      }
       for (let step = 0; step < config.steps; step++) {
         const chosen = batchIndices(pairs.length, config.batchSize, step, config.seed, true).flatMap((i) =>
           pairs[i] ? [pairs[i]] : []

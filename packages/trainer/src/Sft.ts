@@ -122,11 +122,7 @@ export const checkRows = Effect.fnUntraced(function* (
   }
 })
 
-/**
- * Trains `lora` in place. `fresh` initialises A from the seed (B stays zero); pass false for an adapter loaded from disk.
- * `stateDirectory` holds the resumable state; `onStep` is told of every step.
- */
-export const trainSft = Effect.fn("Trainer.sft")(function* <E, R>(input: {
+export interface SftInput<E, R> {
   readonly decoder: Decoder
   readonly lora: Lora
   readonly fresh: boolean
@@ -135,7 +131,13 @@ export const trainSft = Effect.fn("Trainer.sft")(function* <E, R>(input: {
   readonly stateDirectory: string
   readonly onStart: (firstStep: number) => Effect.Effect<void, E, R>
   readonly onStep: (step: SftStep) => Effect.Effect<void, E, R>
-}) {
+}
+
+/**
+ * Trains `lora` in place. `fresh` initialises A from the seed (B stays zero); pass false for an adapter loaded from disk.
+ * `stateDirectory` holds the resumable state; `onStep` is told of every step.
+ */
+export const trainSft = Effect.fn("Trainer.sft")(function* <E, R>(input: SftInput<E, R>) {
   const { decoder, lora, rows, config } = input
   yield* checkRows(rows, decoder.config.vocabSize, decoder.rope.positions)
   const gpu = yield* Gpu

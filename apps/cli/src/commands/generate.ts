@@ -1,8 +1,8 @@
 /** `srcode generate`: completions of a prompt, or of a file of prompts. */
 import { UserError } from "@srcode/domain"
-import { loadAdapter, loadModel, loadModelTokenizer, makeGenerator } from "@srcode/model"
+import { loadAdapter, loadModel, loadModelTokenizer, type Model, makeGenerator, type Tokenizer } from "@srcode/model"
 import { report, respond } from "@srcode/pipeline"
-import { readJsonLines, writeJsonLines } from "@srcode/store"
+import { readJsonLinesNumbered, writeJsonLines } from "@srcode/store"
 import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { gpuLayerFromFlags, progressLayer } from "../layers.ts"
@@ -16,6 +16,30 @@ const Completion = Schema.Struct({
   truncated: Schema.Boolean,
   tokens: Schema.Int
 })
+
+/** A prompt with its length in tokens, once it is known to fit; `where` names it in the error. */
+const checkPrompt = Effect.fnUntraced(function* (
+  where: string,
+  text: string,
+  model: Model,
+  tokenizer: Tokenizer,
+  maxTokens: number
+) {
+  const { length } = tokenizer.encode(text)
+  const positions = model.decoder.rope.positions
+  if (length === 0) return yield* new UserError({ message: `${where}: the prompt is empty` })
+  if (length + maxTokens > positions)
+    return yield* new UserError({
+      message: `${where}: ${length} tokens and ${maxTokens} new ones exceed the model's ${positions} positions; shorten it or lower --max-tokens`
+    })
+  return { text, length }
+})
+
+const readPrompts = (file: string, model: Model, tokenizer: Tokenizer, maxTokens: number) =>
+  readJsonLinesNumbered(file, Prompt).pipe(
+    Stream.mapEffect(({ line, value }) => checkPrompt(`${file}:${line}`, value.prompt, model, tokenizer, maxTokens)),
+    Stream.runCollect
+  )
 
 export const generate = Command.make(
   "generate",
@@ -61,16 +85,19 @@ export const generate = Command.make(
       const model = yield* loadModel(flags.model)
       const tokenizer = yield* loadModelTokenizer(model)
       const lora = Option.isSome(flags.adapter) ? yield* loadAdapter(model, flags.adapter.value) : null
-      const given = Option.isSome(flags.prompt)
-        ? [flags.prompt.value]
-        : (yield* Stream.runCollect(
-            readJsonLines(
-              Option.getOrElse(flags.input, () => ""),
-              Prompt
+      const given = Option.isSome(flags.input)
+        ? yield* readPrompts(flags.input.value, model, tokenizer, flags.maxTokens)
+        : [
+            yield* checkPrompt(
+              "--prompt",
+              Option.getOrElse(flags.prompt, () => ""),
+              model,
+              tokenizer,
+              flags.maxTokens
             )
-          )).map((p) => p.prompt)
-      const prompts = given.flatMap((p) => new Array<string>(flags.samples).fill(p))
-      const longest = Math.max(...given.map((p) => tokenizer.encode(p).length))
+          ]
+      const prompts = given.flatMap((p) => new Array<string>(flags.samples).fill(p.text))
+      const longest = given.reduce((most, p) => Math.max(most, p.length), 0)
       const slots = Math.min(64, prompts.length)
       const generator = yield* makeGenerator(model.decoder, {
         slots,

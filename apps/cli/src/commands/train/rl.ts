@@ -3,6 +3,7 @@
  * rewards. The reference is the model as given; pass a merged or tuned model to anchor there.
  */
 import { cwe, type Task } from "@srcode/domain"
+import { Gpu } from "@srcode/gpu"
 import { loadModel, loadModelTokenizer } from "@srcode/model"
 import { reinforce } from "@srcode/pipeline"
 import { hashFile, hashJson, RunStore, readJsonLines } from "@srcode/store"
@@ -11,6 +12,7 @@ import { PpoSettings, RewardPreset } from "@srcode/trainer"
 import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { decodeStrict, readConfig } from "../../config.ts"
+import { hashModel } from "../../fingerprint.ts"
 import { gpuLayerFromFlags, progressLayer, recordingsFlag, teacherFlag, teacherLayer } from "../../layers.ts"
 import { fileFlag } from "../../root.ts"
 import { modelFlag } from "../score.ts"
@@ -45,6 +47,7 @@ export const rl = Command.make(
     const program = Effect.gen(function* () {
       const store = yield* RunStore
       const teacher = yield* Teacher
+      const gpu = yield* Gpu
       const prompts = yield* Stream.runCollect(readJsonLines(flags.data, Prompt))
       const tasks = prompts.map(
         (p, i): Task => ({
@@ -80,7 +83,8 @@ export const rl = Command.make(
       const inputsHash = hashJson({
         settings,
         data: yield* hashFile(flags.data),
-        config: yield* hashFile(`${flags.model}/config.json`),
+        model: yield* hashModel(flags.model),
+        device: gpu.info.name,
         teacher: teacher.name
       })
       const result = yield* store.stage({

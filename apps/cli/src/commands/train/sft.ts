@@ -6,6 +6,7 @@ import {
   linearModules,
   loadModel,
   loadTokenizer,
+  type Model,
   packLora,
   readAdapter,
   type Tokenizer,
@@ -18,6 +19,7 @@ import { completionRow, SftConfig, sftMetrics, type TokenRow, trainSft } from "@
 import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { decodeStrict, readConfig } from "../../config.ts"
+import { hashAdapter, hashModel } from "../../fingerprint.ts"
 import { gpuLayerFromFlags, progressLayer } from "../../layers.ts"
 import { fileFlag } from "../../root.ts"
 import { modelFlag } from "../score.ts"
@@ -28,24 +30,36 @@ const Row = Schema.Union([
   Schema.Struct({ prompt: Schema.String, completion: Schema.String })
 ])
 
+/** Why a row cannot be trained on, if so; a row of text has its ids from the model's own tokenizer. */
+const unusable = (row: TokenRow, model: Model): string | undefined => {
+  const positions = model.decoder.rope.positions
+  const bad = row.ids.find((id) => id < 0 || id >= model.config.vocabSize)
+  if (row.ids.length !== row.lossMask.length)
+    return `ids and loss_mask have ${row.ids.length} and ${row.lossMask.length} entries; they must have the same length`
+  if (bad !== undefined) return `token id ${bad} is outside the vocabulary of ${model.config.vocabSize}`
+  if (row.ids.length > positions)
+    return `${row.ids.length} tokens exceed the model's ${positions} positions; shorten it`
+  if (!row.lossMask.some((m, t) => m && t > 0))
+    return "no token carries loss; give it a completion or a loss_mask with a 1 after the first token"
+  return undefined
+}
+
 /** All rows as tokens; the tokenizer is loaded for the first row of text. */
-const readRows = Effect.fn("readRows")(function* (file: string, directory: string) {
+const readRows = Effect.fn("readRows")(function* (file: string, model: Model) {
   let tokenizer: Tokenizer | undefined
   const rows: Array<TokenRow> = []
   yield* readJsonLinesNumbered(file, Row).pipe(
     Stream.runForEach(
       Effect.fnUntraced(function* ({ line, value }) {
-        if ("ids" in value) {
-          if (value.ids.length !== value.loss_mask.length) {
-            return yield* new UserError({
-              message: `${file}:${line}: ids and loss_mask have ${value.ids.length} and ${value.loss_mask.length} entries; they must have the same length`
-            })
-          }
-          rows.push({ ids: value.ids, lossMask: value.loss_mask.map((m) => m === true || m === 1) })
-          return
+        let row: TokenRow
+        if ("ids" in value) row = { ids: value.ids, lossMask: value.loss_mask.map((m) => m === true || m === 1) }
+        else {
+          tokenizer ??= yield* loadTokenizer(model.directory)
+          row = completionRow(tokenizer.encode(value.prompt), tokenizer.encode(value.completion), tokenizer.eosId)
         }
-        tokenizer ??= yield* loadTokenizer(directory)
-        rows.push(completionRow(tokenizer.encode(value.prompt), tokenizer.encode(value.completion), tokenizer.eosId))
+        const why = unusable(row, model)
+        if (why !== undefined) return yield* new UserError({ message: `${file}:${line}: ${why}` })
+        rows.push(row)
       })
     )
   )
@@ -75,7 +89,7 @@ export const sft = Command.make(
       const store = yield* RunStore
       const gpu = yield* Gpu
       const model = yield* loadModel(flags.model)
-      const rows = yield* readRows(flags.data, flags.model)
+      const rows = yield* readRows(flags.data, model)
       const initial = Option.isSome(flags.initAdapter)
         ? yield* readAdapter(flags.initAdapter.value, model.config)
         : null
@@ -122,12 +136,8 @@ export const sft = Command.make(
         settings,
         rows: yield* hashFile(flags.data),
         device: gpu.info.name,
-        config: yield* hashFile(`${flags.model}/config.json`),
-        weights: model.decoder.weights.layers.length,
-        initial:
-          initial === null
-            ? null
-            : yield* hashFile(`${Option.getOrElse(flags.initAdapter, () => "")}/adapter_model.safetensors`)
+        model: yield* hashModel(flags.model),
+        initial: Option.isSome(flags.initAdapter) ? yield* hashAdapter(flags.initAdapter.value) : null
       })
       const result = yield* store.stage({ name: "sft", inputsHash, partial: ["state"], run: () => train })
       yield* Console.log(`${result.skipped ? "nothing to do, already trained: " : ""}adapter ${store.path("adapter")}`)
