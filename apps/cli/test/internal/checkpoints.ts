@@ -102,7 +102,12 @@ export const writeModel = (folder: string, config: ModelConfig, seed: number): P
 export const writeLora = (
   folder: string,
   config: ModelConfig,
-  options: { readonly rank: number; readonly alpha: number; readonly seed: number; readonly modules?: ReadonlyArray<LinearModule> }
+  options: {
+    readonly rank: number
+    readonly alpha: number
+    readonly seed: number
+    readonly modules?: ReadonlyArray<LinearModule>
+  }
 ): Promise<ReadonlyMap<LoraKey, LoraPair>> =>
   execute(
     Effect.gen(function* () {

@@ -54,7 +54,10 @@ export const logits = (config: ModelConfig, p: Parameters, lora: Pairs | null, i
       if (bias !== undefined) y = y.map((row) => row.map((v, i) => v + bias[i]!))
       const pair = lora?.pairs.get(`layers.${layer}.${module}`)
       if (lora === null || pair === undefined) return y
-      return plus(y, times(times(input, pair.a), pair.b).map((row) => row.map((v) => v * lora.scale)))
+      return plus(
+        y,
+        times(times(input, pair.a), pair.b).map((row) => row.map((v) => v * lora.scale))
+      )
     }
     const h = rmsNorm(x, get(`${at}.input_layernorm.weight`), config.rmsNormEps)
     const heads = (rows: Rows, turn: boolean) =>
@@ -70,8 +73,9 @@ export const logits = (config: ModelConfig, p: Parameters, lora: Pairs | null, i
     const attended = ids.map((_, t) =>
       Array.from({ length: numHeads }, (_, n) => {
         const group = Math.floor((n * numKeyValueHeads) / numHeads)
-        const scores = Array.from({ length: t + 1 }, (_, u) =>
-          q[t]![n]!.reduce((sum, value, d) => sum + value * k[u]![group]![d]!, 0) / Math.sqrt(D)
+        const scores = Array.from(
+          { length: t + 1 },
+          (_, u) => q[t]![n]!.reduce((sum, value, d) => sum + value * k[u]![group]![d]!, 0) / Math.sqrt(D)
         )
         const top = Math.max(...scores)
         const weights = scores.map((s) => Math.exp(s - top))

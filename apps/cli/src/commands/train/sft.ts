@@ -14,9 +14,9 @@ import {
   writeAdapter
 } from "@srcode/model"
 import { report } from "@srcode/pipeline"
-import { hashFile, hashJson, RunStore, readJsonLinesNumbered } from "@srcode/store"
+import { hashFile, hashJson, type MetricsWriter, RunStore, readJsonLinesNumbered } from "@srcode/store"
 import { completionRow, SftConfig, sftMetrics, type TokenRow, trainSft } from "@srcode/trainer"
-import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
+import { Console, Effect, Layer, Option, Ref, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { decodeStrict, readConfig } from "../../config.ts"
 import { hashAdapter, hashModel } from "../../fingerprint.ts"
@@ -98,7 +98,8 @@ export const sft = Command.make(
         const fresh = yield* allocLora(model.config, shape)
         const lora = initial === null ? fresh : { ...fresh, scale: initial.scale }
         if (initial !== null) yield* gpu.write(lora.params.flat, packLora(model.config, initial.rank, initial.tensors))
-        let metrics = yield* store.metrics("sft", 1)
+        // Opened once the first step is known: opening drops the lines from that step on, and only those.
+        const metrics = yield* Ref.make(Option.none<MetricsWriter>())
         yield* trainSft({
           decoder: model.decoder,
           lora,
@@ -107,11 +108,12 @@ export const sft = Command.make(
           config: settings,
           stateDirectory: store.path("state"),
           onStart: Effect.fnUntraced(function* (first) {
-            if (first > 0) metrics = yield* store.metrics("sft", first + 1)
+            yield* Ref.set(metrics, Option.some(yield* store.metrics("sft", first + 1)))
             yield* report({ stage: "sft", step: first, total: settings.steps, unit: "steps" })
           }),
           onStep: Effect.fnUntraced(function* (step) {
-            yield* metrics.append(step.step, sftMetrics(step))
+            const opened = yield* Ref.get(metrics)
+            if (Option.isSome(opened)) yield* opened.value.append(step.step, sftMetrics(step))
             yield* report({
               stage: "sft",
               step: step.step,
