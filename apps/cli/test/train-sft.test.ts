@@ -195,8 +195,8 @@ describe.concurrent("training", () => {
       const [whole, cut] = ["whole", "cut"].map((out) => nodePath.join(folder, out))
       assert.deepStrictEqual(bytesUnder(`${cut}/adapter`), bytesUnder(`${whole}/adapter`))
       // The trainer saves a step before it tells of it: that one line may be missing, every other is there once and in order.
-      const missing = readLines(`${cut}/metrics.jsonl`).reduce(
-        (left, line) => left.filter((each) => JSON.stringify(each) !== JSON.stringify(line)),
+      const missing: Array<{ readonly step: number }> = readLines(`${cut}/metrics.jsonl`).reduce(
+        (left, line) => left.filter((each: unknown) => JSON.stringify(each) !== JSON.stringify(line)),
         readLines(`${whole}/metrics.jsonl`)
       )
       const steps = readLines(`${cut}/metrics.jsonl`).map((line): number => line.step)
