@@ -2,6 +2,7 @@
  * The typed launches of all kernels, bound to what one device can do. The only place that chooses variants and grids.
  */
 import type { AdapterInfo } from "./Gpu.ts"
+import { makeAttention } from "./ops/attention.ts"
 import { makeLayerOps } from "./ops/layer.ts"
 import { makeMatmul } from "./ops/matmul.ts"
 import { makeTrainOps } from "./ops/train.ts"
@@ -9,6 +10,7 @@ import { makeVocabularyOps } from "./ops/vocabulary.ts"
 
 export const makeOps = (info: AdapterInfo) => ({
   ...makeMatmul(info),
+  ...makeAttention(info),
   ...makeLayerOps(info),
   ...makeVocabularyOps(info),
   ...makeTrainOps(info)

@@ -340,7 +340,7 @@ layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", 
         ] as const
         const seen = new Set<KernelName>()
         const software = (lanes: number) => ({ ...gpu.info, software: true, subgroupSize: [lanes, lanes] as const })
-        for (const info of [software(4), software(8), asHardware(gpu.info)]) {
+        for (const info of [software(0), software(4), software(8), asHardware(gpu.info)]) {
           const ops = makeOps(info)
           yield* gpu.submit("test", (tape) => {
             for (const m of [8, 300]) {
@@ -362,6 +362,7 @@ layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", 
               ops.ropeBackward(tape, { ...shape, dq: f, dk: f, dv: f, position: u, cosine: f, sine: f, dqkv: o })
               const attention = { ...shape, q: f, k: f, v: f, kvStart: u, kvEnd: u, qEnd: u }
               ops.attention(tape, { ...attention, o, stat: p })
+              ops.attention(tape, { ...attention, o, stat: p, packed: true })
               ops.attentionBackward(tape, { ...attention, o: f, dO: f, stat: p, dq: o, dk: q, dv: s })
             }
             ops.swiglu(tape, { gu: f, y: o, rows: 2, dim: 4 })

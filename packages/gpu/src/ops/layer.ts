@@ -1,5 +1,5 @@
 /**
- * Launches of the transformer layer's other operations: norm, rotary embedding, attention, SwiGLU, embedding, sums.
+ * Launches of the transformer layer's smaller operations: norm, rotary embedding, SwiGLU, embedding, sums.
  *
  * Reductions along a row exist twice: one invocation a row where barriers are dear (drivers that compute on the CPU), one
  * workgroup a row elsewhere.
@@ -37,23 +37,6 @@ export interface HeadShape {
 export const makeLayerOps = (info: AdapterInfo) => {
   const WG = groupSize(info)
   const grid = (count: number) => grid1d(count, WG)
-  const heads = (s: HeadShape) => ({
-    rows: s.rows,
-    heads: s.heads,
-    kv_heads: s.kvHeads,
-    scale: 1 / Math.sqrt(s.headDim)
-  })
-  const quads = (tape: Tape, s: HeadShape): number => {
-    tape.require(
-      s.headDim % 4 === 0 && s.heads % s.kvHeads === 0,
-      "attention",
-      `head_dim ${s.headDim} must be a multiple of 4 and ${s.heads} heads of ${s.kvHeads} kv heads`
-    )
-    tape.require(s.headDim <= 256, "attention", `head_dim ${s.headDim} is larger than 256`)
-    return Math.floor(s.headDim / 4)
-  }
-  /** One invocation holds a whole head in registers: right for narrow heads on drivers that compute on the CPU. */
-  const narrow = (s: HeadShape): boolean => info.software && s.headDim <= 64
   return {
     /** y = x / rms(x) * w by row; rstd [rows] is kept for backward. */
     rmsNorm(tape: Tape, x: { x: F; w: F; y: F; rstd: F; rows: number; dim: number; eps: number }): void {
@@ -187,59 +170,6 @@ export const makeLayerOps = (info: AdapterInfo) => {
         grid(count),
         { WG }
       )
-    },
-    /** Attention of each row over its key range [kvStart, kvEnd); stat [rows, heads, 2] is kept for backward. */
-    attention(tape: Tape, x: HeadShape & { q: F; k: F; v: F; kvStart: U; kvEnd: U; o: F; stat: F }): void {
-      const QUADS = quads(tape, x)
-      const size = x.rows * x.heads * x.headDim
-      fits(tape, "attention", [
-        ["q", x.q, size],
-        ["kvStart", x.kvStart, x.rows],
-        ["kvEnd", x.kvEnd, x.rows],
-        ["o", x.o, size],
-        ["stat", x.stat, 2 * x.rows * x.heads]
-      ])
-      const bindings = { q: x.q, k: x.k, v: x.v, kv_start: x.kvStart, kv_end: x.kvEnd, o: x.o, stat: x.stat }
-      const count = x.rows * x.heads
-      if (narrow(x)) tape.dispatch("attention_forward", bindings, heads(x), grid(count), { WG, QUADS })
-      else tape.dispatch("attention_forward_workgroup", bindings, { ...heads(x), quads: QUADS }, grid1d(count, 1))
-    },
-    /** Gradients of packed causal self-attention; stat as forward left it. qEnd[j] is the end of row j's sequence. */
-    attentionBackward(
-      tape: Tape,
-      x: HeadShape & { q: F; k: F; v: F; o: F; dO: F; stat: F; kvStart: U; qEnd: U; dq: F; dk: F; dv: F }
-    ): void {
-      const QUADS = quads(tape, x)
-      const size = x.rows * x.heads * x.headDim
-      const kvSize = x.rows * x.kvHeads * x.headDim
-      fits(tape, "attention_backward", [
-        ["q", x.q, size],
-        ["k", x.k, kvSize],
-        ["v", x.v, kvSize],
-        ["o", x.o, size],
-        ["dO", x.dO, size],
-        ["stat", x.stat, 2 * x.rows * x.heads],
-        ["kvStart", x.kvStart, x.rows],
-        ["qEnd", x.qEnd, x.rows],
-        ["dq", x.dq, size],
-        ["dk", x.dk, kvSize],
-        ["dv", x.dv, kvSize]
-      ])
-      const query = { q: x.q, k: x.k, v: x.v, o: x.o, d_o: x.dO, stat: x.stat, kv_start: x.kvStart, dq: x.dq }
-      const keyValue = { q: x.q, k: x.k, v: x.v, d_o: x.dO, stat: x.stat, q_end: x.qEnd, dk: x.dk, dv: x.dv }
-      const [queries, keys] = [x.rows * x.heads, x.rows * x.kvHeads]
-      if (narrow(x)) {
-        tape.dispatch("attention_backward_query", query, heads(x), grid(queries), { WG, QUADS })
-        tape.dispatch("attention_backward_key_value", keyValue, heads(x), grid(keys), { WG, QUADS })
-      } else {
-        tape.dispatch("attention_backward_query_workgroup", query, { ...heads(x), quads: QUADS }, grid1d(queries, 1))
-        tape.dispatch(
-          "attention_backward_key_value_workgroup",
-          keyValue,
-          { ...heads(x), quads: QUADS },
-          grid1d(keys, 1)
-        )
-      }
     },
     /** y [rows, dim] = silu(gate) * up of gu [rows, 2 dim]. */
     swiglu(tape: Tape, x: { gu: F; y: F; rows: number; dim: number }): void {

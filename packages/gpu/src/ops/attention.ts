@@ -1,0 +1,104 @@
+/**
+ * Launches of attention, forward and backward, in three variants (see kernels/attention/README.md): a workgroup a head on
+ * hardware and for wide heads; one invocation a head where the driver computes on the CPU; and there, for packed
+ * sequences, neighbouring rows that share the loads of their keys.
+ */
+import type { AdapterInfo } from "../Gpu.ts"
+import { grid1d, type Tape } from "../Tape.ts"
+import type { Tensor } from "../Tensor.ts"
+import { fits, groupSize, type HeadShape } from "./layer.ts"
+import { subgroupTile } from "./matmul.ts"
+
+type F = Tensor<"f32">
+type U = Tensor<"u32">
+
+/** Heads up to this size stay in one invocation's registers. */
+const narrowHead = 64
+
+export const makeAttention = (info: AdapterInfo) => {
+  const WG = groupSize(info)
+  const SG = subgroupTile(info)
+  const grid = (count: number) => grid1d(count, WG)
+  const scalars = (s: HeadShape) => ({
+    rows: s.rows,
+    heads: s.heads,
+    kv_heads: s.kvHeads,
+    scale: 1 / Math.sqrt(s.headDim)
+  })
+  const quads = (tape: Tape, s: HeadShape): number => {
+    tape.require(
+      s.headDim % 4 === 0 && s.heads % s.kvHeads === 0,
+      "attention",
+      `head_dim ${s.headDim} must be a multiple of 4 and ${s.heads} heads of ${s.kvHeads} kv heads`
+    )
+    tape.require(s.headDim <= 256, "attention", `head_dim ${s.headDim} is larger than 256`)
+    return Math.floor(s.headDim / 4)
+  }
+  const narrow = (s: HeadShape): boolean => info.software && s.headDim <= narrowHead
+  /** Workgroups and constants of the packed variant for `lanes` lanes a kv head, or undefined where it cannot be used. */
+  const packed = (s: HeadShape, lanes: number) =>
+    narrow(s) && SG > 0 && s.headDim % SG === 0 && Math.ceil(lanes / SG) <= 65535
+      ? ([[Math.ceil(lanes / SG), s.kvHeads], { SG, PARTS: s.headDim / SG }] as const)
+      : undefined
+
+  return {
+    /**
+     * Attention of each row over its key range [kvStart, kvEnd); stat [rows, heads, 2] is kept for backward. `packed` says
+     * that neither bound decreases from row to row, as in packed sequences; a decoding cache is not packed.
+     */
+    attention(
+      tape: Tape,
+      x: HeadShape & { q: F; k: F; v: F; kvStart: U; kvEnd: U; o: F; stat: F; packed?: boolean }
+    ): void {
+      const QUADS = quads(tape, x)
+      const count = x.rows * x.heads
+      fits(tape, "attention", [
+        ["q", x.q, count * x.headDim],
+        ["kvStart", x.kvStart, x.rows],
+        ["kvEnd", x.kvEnd, x.rows],
+        ["o", x.o, count * x.headDim],
+        ["stat", x.stat, 2 * count]
+      ])
+      const bindings = { q: x.q, k: x.k, v: x.v, kv_start: x.kvStart, kv_end: x.kvEnd, o: x.o, stat: x.stat }
+      const shared = x.packed === true ? packed(x, count / x.kvHeads) : undefined
+      if (shared) tape.dispatch("attention_forward_packed", bindings, scalars(x), ...shared)
+      else if (narrow(x)) tape.dispatch("attention_forward", bindings, scalars(x), grid(count), { WG, QUADS })
+      else tape.dispatch("attention_forward_workgroup", bindings, { ...scalars(x), quads: QUADS }, grid1d(count, 1))
+    },
+    /** Gradients of packed causal self-attention; stat as forward left it. qEnd[j] is the end of row j's sequence. */
+    attentionBackward(
+      tape: Tape,
+      x: HeadShape & { q: F; k: F; v: F; o: F; dO: F; stat: F; kvStart: U; qEnd: U; dq: F; dk: F; dv: F }
+    ): void {
+      const QUADS = quads(tape, x)
+      const [queries, keys] = [x.rows * x.heads, x.rows * x.kvHeads]
+      fits(tape, "attention_backward", [
+        ["q", x.q, queries * x.headDim],
+        ["k", x.k, keys * x.headDim],
+        ["v", x.v, keys * x.headDim],
+        ["o", x.o, queries * x.headDim],
+        ["dO", x.dO, queries * x.headDim],
+        ["stat", x.stat, 2 * queries],
+        ["kvStart", x.kvStart, x.rows],
+        ["qEnd", x.qEnd, x.rows],
+        ["dq", x.dq, queries * x.headDim],
+        ["dk", x.dk, keys * x.headDim],
+        ["dv", x.dv, keys * x.headDim]
+      ])
+      const query = { q: x.q, k: x.k, v: x.v, o: x.o, d_o: x.dO, stat: x.stat, kv_start: x.kvStart, dq: x.dq }
+      const keyValue = { q: x.q, k: x.k, v: x.v, d_o: x.dO, stat: x.stat, q_end: x.qEnd, dk: x.dk, dv: x.dv }
+      const wide = { ...scalars(x), quads: QUADS }
+      const [byQuery, byKey] = [packed(x, queries / x.kvHeads), packed(x, x.rows)]
+      if (byQuery && byKey) {
+        tape.dispatch("attention_backward_query_packed", query, scalars(x), ...byQuery)
+        tape.dispatch("attention_backward_key_value_packed", keyValue, scalars(x), ...byKey)
+      } else if (narrow(x)) {
+        tape.dispatch("attention_backward_query", query, scalars(x), grid(queries), { WG, QUADS })
+        tape.dispatch("attention_backward_key_value", keyValue, scalars(x), grid(keys), { WG, QUADS })
+      } else {
+        tape.dispatch("attention_backward_query_workgroup", query, wide, grid1d(queries, 1))
+        tape.dispatch("attention_backward_key_value_workgroup", keyValue, wide, grid1d(keys, 1))
+      }
+    }
+  }
+}
