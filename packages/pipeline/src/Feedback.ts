@@ -2,9 +2,9 @@
  * From a response to the inputs of its rewards: the teacher's secure spans as a token mask, its verdict as severities.
  *
  * Caps against reward hacking that are not arithmetic live here: a response that is cut off, far shorter than its
- * reference, or repeats its own lines earns nothing for its spans. A failed or unusable answer is no signal.
+ * reference, repeats its own lines, or is no UTF-8 earns nothing for its spans. A failed or unusable answer is no signal.
  */
-import type { Rollout, Span, Task } from "@srcode/domain"
+import type { ByteRange, Rollout, Span, Task } from "@srcode/domain"
 import type { Tokenizer } from "@srcode/model"
 import { isRefusal, resolveSpans, Teacher, type TeacherError, tokenMask } from "@srcode/teacher"
 import { Effect } from "effect"
@@ -29,6 +29,22 @@ export const isRepetitive = (response: string): boolean => {
 /** Whether a response may earn for its spans at all. */
 export const mayEarn = (response: string, reference: string, truncated: boolean): boolean =>
   !truncated && response.trim().length * 4 >= reference.trim().length && !isRepetitive(response)
+
+/**
+ * Which tokens hold a rewarded byte. A response whose bytes are no UTF-8 reads as longer text than its tokens are, so
+ * positions in one are not positions in the other: it earns nothing.
+ */
+const maskOf = (
+  ranges: ReadonlyArray<ByteRange>,
+  response: string,
+  ids: ReadonlyArray<number>,
+  tokenizer: Tokenizer
+): ReadonlyArray<boolean> => {
+  const tokens = tokenizer.byteRanges(ids)
+  const body = ids.at(-1) === tokenizer.eosId ? tokens.slice(0, -1) : tokens
+  const bytes = new TextEncoder().encode(response).length
+  return (body.at(-1)?.end ?? 0) === bytes ? tokenMask(ranges, tokens) : ids.map(() => false)
+}
 
 /** Errors that concern one answer are no signal; those that concern the whole run go on. */
 const noSignalOn = (error: TeacherError): boolean => error.reason._tag === "BadAnswer" || isRefusal(error)
@@ -56,7 +72,7 @@ export const askTeacher = Effect.fn("Feedback.ask")(function* (input: {
     const spans = yield* teacher.secureSpans(request)
     const resolved = resolveSpans(response, spans, task.language)
     const mask = mayEarn(response, task.completion, input.truncated)
-      ? tokenMask(resolved.ranges, tokenizer.byteRanges(input.responseIds))
+      ? maskOf(resolved.ranges, response, input.responseIds, tokenizer)
       : none(input.responseIds.length)
     const severities = verdict.vulnerable === null ? null : verdict.vulnerable ? verdict.severities : []
     const feedback: TeacherFeedback = { secureMask: mask, severities, spans, dropped: resolved.dropped }
