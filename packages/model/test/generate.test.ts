@@ -21,7 +21,7 @@ import {
   referenceLora,
   type Shape
 } from "./reference/checkpoint.ts"
-import { DeviceLayer, loadShape } from "./reference/device.ts"
+import { asHardware, DeviceLayer, loadShape } from "./reference/device.ts"
 import { forward, greedy, scoreRow } from "./reference/qwen2.ts"
 import { below, failsWith, seeded } from "./support.ts"
 
@@ -146,42 +146,74 @@ layer(DeviceLayer)("generation", (it) => {
     })
   )
 
-  it.effect("sampled frequencies follow the softmax, and the nucleus cuts it", () =>
-    Effect.gen(function* () {
-      const shape = awkwardShapes[4]!
-      const { model, parameters } = yield* loadShape(shape, 8)
-      const ids = [7, 30, 2]
-      const [draws, temperature] = [3000, 0.8]
-      const { logits } = forward(referenceConfig(shape), parameters, null, ids)
-      const row = logits.subarray(2 * shape.vocab)
-      const p = Array.from(row, (_, token) => Math.exp(scoreRow(row, token, temperature).logProb))
-      const requests = Array.from({ length: draws }, (_, stream) => ({ ids, stream }))
-      const counts = Effect.fnUntraced(function* (topP: number) {
-        const sizes = { slots: 250, prefill: 750, capacity: 8 }
-        const sampling = { temperature, topP, maxTokens: 1, seed: 9 }
-        const out = yield* generate(model.decoder, null, requests, sampling, sizes)
-        const count = new Float64Array(shape.vocab)
-        for (const g of out) count[g.ids[0]!]!++
-        return count
+  for (const kind of ["software", "hardware"] as const) {
+    it.effect(`${kind} kernels: sampled frequencies follow the softmax, and the nucleus cuts it`, () =>
+      Effect.gen(function* () {
+        const shape = awkwardShapes[4]!
+        const { model, parameters } = yield* loadShape(shape, 8)
+        const ids = [7, 30, 2]
+        const [draws, temperature] = [kind === "software" ? 3000 : 750, 0.8]
+        const { logits } = forward(referenceConfig(shape), parameters, null, ids)
+        const row = logits.subarray(2 * shape.vocab)
+        const p = Array.from(row, (_, token) => Math.exp(scoreRow(row, token, temperature).logProb))
+        const requests = Array.from({ length: draws }, (_, stream) => ({ ids, stream }))
+        const counts = Effect.fnUntraced(function* (topP: number) {
+          const sizes = { slots: 250, prefill: 750, capacity: 8 }
+          const sampling = { temperature, topP, maxTokens: 1, seed: 9 }
+          const run = generate(model.decoder, null, requests, sampling, sizes)
+          const out = yield* kind === "software" ? run : asHardware(run)
+          const count = new Float64Array(shape.vocab)
+          for (const g of out) count[g.ids[0]!]!++
+          return count
+        })
+        const chiSquare = (count: Float64Array, expected: ReadonlyArray<number>) =>
+          count.reduce((sum, n, token) => {
+            const e = expected[token]! * draws
+            return e === 0 ? sum + (n === 0 ? 0 : 1e9) : sum + (n - e) ** 2 / e
+          }, 0)
+        // 32 degrees of freedom: mean 32, standard deviation 8
+        assert.isBelow(chiSquare(yield* counts(1), p), 32 + 5 * 8)
+        const sorted = [...p.keys()].sort((a, b) => p[b]! - p[a]!)
+        let mass = 0
+        const kept = new Set<number>()
+        for (const token of sorted) {
+          if (mass >= 0.6) break
+          mass += p[token]!
+          kept.add(token)
+        }
+        assert.isBelow(kept.size, shape.vocab / 2)
+        const nucleus = p.map((x, token) => (kept.has(token) ? x / mass : 0))
+        assert.isBelow(chiSquare(yield* counts(0.6), nucleus), kept.size + 5 * Math.sqrt(2 * kept.size))
       })
-      const chiSquare = (count: Float64Array, expected: ReadonlyArray<number>) =>
-        count.reduce((sum, n, token) => {
-          const e = expected[token]! * draws
-          return e === 0 ? sum + (n === 0 ? 0 : 1e9) : sum + (n - e) ** 2 / e
-        }, 0)
-      // 32 degrees of freedom: mean 32, standard deviation 8
-      assert.isBelow(chiSquare(yield* counts(1), p), 32 + 5 * 8)
-      const sorted = [...p.keys()].sort((a, b) => p[b]! - p[a]!)
-      let mass = 0
-      const kept = new Set<number>()
-      for (const token of sorted) {
-        if (mass >= 0.6) break
-        mass += p[token]!
-        kept.add(token)
+    )
+  }
+
+  it.effect("the kernels chosen for hardware decode the same tokens", () =>
+    Effect.gen(function* () {
+      for (const shape of [plain, awkwardShapes[0]!]) {
+        const { model, parameters } = yield* loadShape(shape, 19)
+        const requests = prompts(shape.vocab, [5, 12], 20)
+        const out = yield* asHardware(generate(model.decoder, null, requests, greedyOptions))
+        requests.forEach((request, i) => {
+          const expected = greedy(referenceConfig(shape), parameters, null, request.ids, 12)
+          assert.isAbove(expected.margin, 1e-4, "the test's seed leads to a tie; take another")
+          assert.deepStrictEqual(out[i]!.ids, expected.ids)
+        })
+        const sampling = { ...warm, temperature: 0.8, topP: 0.9 }
+        const sampled = yield* asHardware(generate(model.decoder, null, requests, sampling))
+        const scorer = yield* makeScorer(model.decoder, { capacity: 128, rank: 0 })
+        const sequences = sampled.map(({ ids }, i) => {
+          const prompt = requests[i]!.ids
+          return { ids: [...prompt, ...ids], loss: (t: number) => t >= prompt.length }
+        })
+        const scores = yield* scorer.score(null, sequences, 0.8)
+        sampled.forEach(({ logProbs }, i) => {
+          assert.lengthOf(logProbs, 20)
+          logProbs.forEach((x, t) => {
+            assert.closeTo(x, scores[i]!.logProbs[t]!, 1e-4)
+          })
+        })
       }
-      assert.isBelow(kept.size, shape.vocab / 2)
-      const nucleus = p.map((x, token) => (kept.has(token) ? x / mass : 0))
-      assert.isBelow(chiSquare(yield* counts(0.6), nucleus), kept.size + 5 * Math.sqrt(2 * kept.size))
     })
   )
 

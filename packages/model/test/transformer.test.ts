@@ -13,7 +13,7 @@ import {
   referenceConfig,
   referenceLora
 } from "./reference/checkpoint.ts"
-import { assertNear, DeviceLayer, deviceGradients, loadFlat, loadShape } from "./reference/device.ts"
+import { asHardware, assertNear, DeviceLayer, deviceGradients, loadFlat, loadShape } from "./reference/device.ts"
 import { type LossWeights, lossOf, toF64, zeroGradients } from "./reference/qwen2.ts"
 
 const weights: LossWeights = { logProb: -1, entropy: 0.3, temperature: 1.3 }
@@ -101,8 +101,6 @@ layer(DeviceLayer)("the transformer", (it) => {
 
   it.effect("the kernels chosen for hardware give the same gradients", () =>
     Effect.gen(function* () {
-      const gpu = yield* Gpu
-      const asHardware = Gpu.of({ ...gpu, info: { ...gpu.info, software: false } })
       for (const shape of [awkwardShapes[0]!, awkwardShapes[2]!]) {
         const { directory, parameters } = yield* loadShape(shape, 60)
         const { config, decoder } = yield* loadFlat(directory)
@@ -112,9 +110,7 @@ layer(DeviceLayer)("the transformer", (it) => {
         const sequences = randomSequences(shape.vocab, [11, 4], 62)
         const into = zeroGradients(parameters, reference)
         const expected = lossOf(referenceConfig(shape), parameters, reference, sequences, weights, into)
-        const device = yield* deviceGradients(decoder, lora, sequences, weights, true).pipe(
-          Effect.provideService(Gpu, asHardware)
-        )
+        const device = yield* asHardware(deviceGradients(decoder, lora, sequences, weights, true))
         assertNear("log-probabilities", device.logProbs, expected.logProbs)
         assertNear("entropies", device.entropy, expected.entropy)
         for (const [name, gradient] of into.parameters) assertNear(`d ${name}`, device.parameters.get(name)!, gradient)
@@ -125,6 +121,30 @@ layer(DeviceLayer)("the transformer", (it) => {
       }
     })
   )
+
+  for (const kind of ["software", "hardware"] as const) {
+    it.effect(`${kind} kernels: several hundred rows, where sums over rows go block by block`, () =>
+      Effect.gen(function* () {
+        const shape = { ...plain, layers: 1 }
+        const { directory, parameters } = yield* loadShape(shape, 70)
+        const { config, decoder } = yield* loadFlat(directory)
+        const pairs = randomPairs(shape, 8, 71)
+        const lora = yield* loraFromPairs(config, { rank: 8, alpha: 8 }, pairs)
+        const reference = referenceLora(8, 1, pairs)
+        const sequences = randomSequences(shape.vocab, [90, 1, 130, 70], 72)
+        const into = zeroGradients(parameters, reference)
+        const expected = lossOf(referenceConfig(shape), parameters, reference, sequences, weights, into)
+        const run = deviceGradients(decoder, lora, sequences, weights, true)
+        const device = yield* kind === "software" ? run : asHardware(run)
+        assertNear("log-probabilities", device.logProbs, expected.logProbs)
+        for (const [name, gradient] of into.parameters) assertNear(`d ${name}`, device.parameters.get(name)!, gradient)
+        for (const [key, pair] of device.lora!) {
+          assertNear(`${key} dA`, pair.a, into.lora.get(key)!.a)
+          assertNear(`${key} dB`, pair.b, into.lora.get(key)!.b)
+        }
+      })
+    )
+  }
 
   it.effect("gradients of adapter and weights together equal the reference's", () =>
     Effect.gen(function* () {

@@ -36,6 +36,12 @@ import { type LossWeights, toF64 } from "./qwen2.ts"
 
 export const DeviceLayer = Layer.mergeAll(GpuDawn.layerWith({ device: "auto" }), NodeServices.layer)
 
+/** Runs with the kernels that are chosen for hardware, whatever the device is. */
+export const asHardware = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.flatMap(Gpu, (gpu) =>
+    Effect.provideService(effect, Gpu, Gpu.of({ ...gpu, info: { ...gpu.info, software: false } }))
+  )
+
 /** ‖x − y‖ / ‖y‖ over a whole tensor; for y = 0 the norm of x. */
 export const relativeError = (x: ArrayLike<number>, y: ArrayLike<number>): number => {
   assert.strictEqual(x.length, y.length)
