@@ -22,7 +22,8 @@ import {
   type Shape
 } from "./reference/checkpoint.ts"
 import { asHardware, DeviceLayer, loadShape } from "./reference/device.ts"
-import { forward, greedy, scoreRow } from "./reference/qwen2.ts"
+import { greedy, scoreRow } from "./reference/loss.ts"
+import { forward } from "./reference/qwen2.ts"
 import { below, failsWith, seeded } from "./support.ts"
 
 const greedyOptions: SamplingOptions = { temperature: 0, topP: 1, maxTokens: 12, seed: 0 }

@@ -17,7 +17,7 @@ import {
 } from "../src/index.ts"
 import { normalsOf } from "./reference/checkpoint.ts"
 import { assertNear, DeviceLayer } from "./reference/device.ts"
-import { scoreRow } from "./reference/qwen2.ts"
+import { scoreRow } from "./reference/loss.ts"
 
 interface Case {
   readonly vocab: number

@@ -32,7 +32,7 @@ import {
   referenceLora
 } from "./reference/checkpoint.ts"
 import { assertNear, DeviceLayer, deviceGradients, loadShape } from "./reference/device.ts"
-import { lossOf } from "./reference/qwen2.ts"
+import { lossOf } from "./reference/loss.ts"
 import { seeded, temporaryFolder } from "./support.ts"
 
 const nll = { logProb: -1, entropy: 0, temperature: 1 }

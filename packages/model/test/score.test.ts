@@ -4,7 +4,7 @@ import { Effect } from "effect"
 import { loadModel, makeScorer } from "../src/index.ts"
 import { plain, randomSequences, referenceConfig } from "./reference/checkpoint.ts"
 import { assertNear, DeviceLayer, loadShape } from "./reference/device.ts"
-import { lossOf } from "./reference/qwen2.ts"
+import { lossOf } from "./reference/loss.ts"
 import { failsWith } from "./support.ts"
 
 layer(DeviceLayer)("the scorer", (it) => {
