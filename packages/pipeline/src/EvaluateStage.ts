@@ -10,7 +10,7 @@ import { type Lora, type Model, makeGenerator, type Tokenizer } from "@srcode/mo
 import { RunStore } from "@srcode/store"
 import { Effect, Stream } from "effect"
 import { functionBody, respond } from "./Generated.ts"
-import { maxSequence, openAdapter, openBase, openTuned } from "./Models.ts"
+import { longestSequence, openAdapter, openBase, openTuned } from "./Models.ts"
 import { report } from "./Progress.ts"
 import type { RunConfig } from "./RunConfig.ts"
 import { readWorld } from "./World.ts"
@@ -102,7 +102,7 @@ const analyse = Effect.fn("Evaluate.analyse")(function* (open: MeasuredModel, ar
   const { evaluation } = config
   const { generate } = yield* readWorld()
   const tasks = generate
-    .filter((t) => open.tokenizer.encode(t.prompt).length + evaluation.maxTokens <= maxSequence)
+    .filter((t) => open.tokenizer.encode(t.prompt).length + evaluation.maxTokens <= longestSequence(open.model))
     .slice(0, evaluation.analysed)
   if (tasks.length === 0) return {}
   const longest = Math.max(...tasks.map((t) => open.tokenizer.encode(t.prompt).length))

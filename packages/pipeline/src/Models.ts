@@ -21,8 +21,11 @@ export interface OpenModel {
   readonly tokenizer: Tokenizer
 }
 
-/** Tokens a sequence of this run may have. */
+/** Tokens a sequence of a run may have where the model has the positions. */
 export const maxSequence = 1024
+
+/** Tokens a sequence may have with this model. */
+export const longestSequence = (model: Model): number => Math.min(maxSequence, model.decoder.rope.positions)
 
 export const openBase = Effect.fn("Models.openBase")(function* (config: RunConfig) {
   const model = yield* loadModel(config.model, { maxTokens: maxSequence })

@@ -37,7 +37,7 @@ import {
 import { Effect, Schema, Stream } from "effect"
 import { askTeacher, type TeacherFeedback } from "./Feedback.ts"
 import { respond, type TextResponse } from "./Generated.ts"
-import { maxSequence, openTuned } from "./Models.ts"
+import { longestSequence, openTuned } from "./Models.ts"
 import { report } from "./Progress.ts"
 import { openRewardModel } from "./RewardModelStage.ts"
 import type { RunConfig } from "./RunConfig.ts"
@@ -79,8 +79,11 @@ const toRollout = (
 })
 
 /** Prompts short enough to be answered within the model's positions. */
-const usablePrompts = (tasks: ReadonlyArray<Task>, tokenizer: Tokenizer, maxTokens: number) =>
-  tasks.filter((task) => tokenizer.encode(task.prompt).length + maxTokens <= maxSequence)
+const usablePrompts = (tasks: ReadonlyArray<Task>, tokenizer: Tokenizer, room: number) =>
+  tasks.filter((task) => {
+    const length = tokenizer.encode(task.prompt).length
+    return length > 0 && length <= room
+  })
 
 export interface ReinforceOptions<E, R> {
   readonly model: Model
@@ -104,10 +107,11 @@ export const reinforce = Effect.fn("reinforce")(function* <E, R>(options: Reinfo
   const store = yield* RunStore
   const { model, tokenizer, settings, stage, seed } = options
   const at = (name: string) => (options.directory === "" ? name : `${options.directory}/${name}`)
-  const tasks = usablePrompts(options.tasks, tokenizer, settings.maxTokens)
+  const limit = longestSequence(model)
+  const tasks = usablePrompts(options.tasks, tokenizer, limit - settings.maxTokens)
   if (tasks.length === 0)
     return yield* badInput(
-      `no prompt with ${settings.maxTokens} further tokens fits ${maxSequence} tokens; take shorter prompts`
+      `no prompt with ${settings.maxTokens} further tokens fits ${limit} tokens; take shorter prompts or a smaller maxTokens`
     )
   const longest = tasks.reduce((max, t) => Math.max(max, tokenizer.encode(t.prompt).length), 0)
   const ppo = completePpo(settings, longest)

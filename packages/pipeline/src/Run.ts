@@ -33,11 +33,11 @@ export interface RunSummary {
   readonly report: string
   /** PEFT folder that holds supervised tuning and reinforcement together, for the base model. */
   readonly adapter: string
-  /** Share of held-out pairs that the reward model ranks rightly. */
+  /** Share of held-out pairs that the reward model ranks rightly; null when there was no pair to hold out. */
   readonly rewardModelAccuracy: number | null
 }
 
-const Accuracy = Schema.Struct({ accuracy: Schema.Finite })
+const Accuracy = Schema.Struct({ accuracy: Schema.Finite, heldOutPairs: Schema.Int })
 
 /** Prefers the arm with token rewards; else the last one asked for; else supervised tuning alone. */
 const finalArm = (config: RunConfig) => config.arms.find((a) => a !== "none") ?? config.arms.at(-1) ?? null
@@ -88,7 +88,7 @@ const writeReport = Effect.fn("Run.report")(function* (options: RunOptions, arms
   const metrics = yield* Stream.runCollect(store.readMetrics)
   const accuracy = yield* loadState(store.path("rl/reward_model")).pipe(
     Effect.flatMap((state) => Schema.decodeUnknownEffect(Accuracy)(state.json)),
-    Effect.map((a) => a.accuracy),
+    Effect.map((a) => (a.heldOutPairs > 0 ? a.accuracy : null)),
     Effect.catch(() => Effect.succeed(null))
   )
   const notes = [

@@ -5,7 +5,7 @@ import { allocLora, linearModules, type Tokenizer, unpackLora, writeAdapter } fr
 import { RunStore } from "@srcode/store"
 import { badInput, completionRow, sftMetrics, type TokenRow, Trainer } from "@srcode/trainer"
 import { Effect } from "effect"
-import { maxSequence, openBase } from "./Models.ts"
+import { longestSequence, openBase } from "./Models.ts"
 import { report } from "./Progress.ts"
 import type { RunConfig } from "./RunConfig.ts"
 import { readWorld } from "./World.ts"
@@ -26,15 +26,16 @@ export const sftStage = Effect.fn("Stage.sft")(function* (config: RunConfig) {
   const store = yield* RunStore
   const gpu = yield* Gpu
   const { model, tokenizer } = yield* openBase(config)
+  const longest = longestSequence(model)
   const { supervised } = yield* readWorld()
-  const { rows, tooLong } = taskRows(supervised, tokenizer, maxSequence)
+  const { rows, tooLong } = taskRows(supervised, tokenizer, longest)
   if (tooLong > 0)
     yield* Effect.logInfo(
-      `sft: ${tooLong} of ${supervised.length} tasks are longer than ${maxSequence} tokens and are left out`
+      `sft: ${tooLong} of ${supervised.length} tasks are longer than ${longest} tokens and are left out`
     )
   if (rows.length === 0)
     return yield* badInput(
-      `no supervised task fits ${maxSequence} tokens; take shorter functions or a tokenizer with a larger vocabulary`
+      `no supervised task fits ${longest} tokens; take shorter functions or a tokenizer with a larger vocabulary`
     )
   const lora = yield* allocLora(model.config, config.sft)
   let metrics = yield* store.metrics("sft", 1)
