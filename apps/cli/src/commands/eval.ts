@@ -23,9 +23,14 @@ export const evaluate = Command.make(
     ),
     temperature: Flag.Finite("temperature").pipe(
       Flag.withDescription("Sampling temperature; 0 is greedy"),
+      Flag.withSchema(Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))),
       Flag.withDefault(0.8)
     ),
-    topP: Flag.Finite("top-p").pipe(Flag.withDescription("Mass of the nucleus"), Flag.withDefault(1)),
+    topP: Flag.Finite("top-p").pipe(
+      Flag.withDescription("Mass of the nucleus"),
+      Flag.withSchema(Schema.Finite.check(Schema.isBetween({ minimum: 0.01, maximum: 1 }))),
+      Flag.withDefault(1)
+    ),
     seed: Flag.Int("seed").pipe(Flag.withDescription("Seed of the sampler"), Flag.withDefault(1)),
     out: fileFlag("out", "Where to write the result as JSON; the samples go beside it as .samples.jsonl").pipe(
       Flag.optional

@@ -3,12 +3,27 @@ import { pretrainDocuments } from "@srcode/dataset"
 import { UserError } from "@srcode/domain"
 import { loadTokenizer, trainBpe, writeTokenizer } from "@srcode/model"
 import { report } from "@srcode/pipeline"
-import { readJsonLines } from "@srcode/store"
+import { hashFile, hashJson, readJson, readJsonLinesNumbered, writeJson } from "@srcode/store"
 import { defaultPretrain, pretrain as pretrainModel, tinyCoderConfig } from "@srcode/trainer"
-import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
+import { Console, Effect, FileSystem, Layer, Option, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { gpuLayerFromFlags, progressLayer } from "../layers.ts"
 import { fileFlag } from "../root.ts"
+
+/** What the state beside it was made from. */
+const Inputs = Schema.Struct({ hash: Schema.String })
+
+/** A state that was saved with other settings or documents is never mixed with these; `fresh` when there is none. */
+const claimState = Effect.fn("claimState")(function* (directory: string, hash: string) {
+  const fs = yield* FileSystem.FileSystem
+  const file = `${directory}/inputs.json`
+  if (yield* fs.exists(file).pipe(Effect.orElseSucceed(() => false))) {
+    if ((yield* readJson(file, Inputs)).hash !== hash)
+      return yield* new UserError({
+        message: `${directory} is the state of a training with other settings or documents; repeat that command, or remove it to start anew`
+      })
+  } else yield* writeJson(file, Inputs, { hash })
+})
 
 const Document = Schema.Struct({ text: Schema.NonEmptyString })
 const count = Schema.Int.check(Schema.isGreaterThan(0))
@@ -39,20 +54,34 @@ export const pretrain = Command.make(
   },
   Effect.fnUntraced(function* (flags) {
     const program = Effect.gen(function* () {
+      const rows = Option.isSome(flags.documents)
+        ? yield* Stream.runCollect(readJsonLinesNumbered(flags.documents.value, Document))
+        : []
       const texts = Option.isSome(flags.documents)
-        ? (yield* Stream.runCollect(readJsonLines(flags.documents.value, Document))).map((d) => d.text)
+        ? rows.map((row) => row.value.text)
         : pretrainDocuments({ seed: flags.seed, count: 24_000 })
-      yield* writeTokenizer(flags.out, yield* trainBpe(texts, { vocabSize: flags.vocab }))
+      const documentsHash = Option.isSome(flags.documents) ? yield* hashFile(flags.documents.value) : null
+      const { batch, seed, steps, vocab } = flags
+      const bpe = yield* trainBpe(texts, { vocabSize: vocab })
+      yield* claimState(`${flags.out}/state`, hashJson({ batch, seed, steps, vocab, documents: documentsHash }))
+      yield* writeTokenizer(flags.out, bpe)
       const tokenizer = yield* loadTokenizer(flags.out)
-      const options = { ...defaultPretrain, steps: flags.steps, batchSize: flags.batch, seed: flags.seed }
+      const config = tinyCoderConfig(vocab, tokenizer.eosId)
+      const options = { ...defaultPretrain, steps, batchSize: batch, seed }
       const documents = texts.map((text) => [...tokenizer.encode(text), tokenizer.eosId])
-      const long = documents.findIndex((d) => d.length > options.capacity)
-      if (long >= 0)
-        return yield* new UserError({
-          message: `document ${long + 1} has ${documents[long]?.length} tokens; at most ${options.capacity} fit a micro-batch`
+      const most = Math.min(options.capacity, config.maxPositionEmbeddings)
+      const long = documents.findIndex((d) => d.length > most)
+      if (long >= 0) {
+        const where = Option.match(flags.documents, {
+          onNone: () => `document ${long + 1}`,
+          onSome: (file) => `${file}:${rows[long]?.line}`
         })
+        return yield* new UserError({
+          message: `${where}: ${documents[long]?.length} tokens, and the model takes at most ${most}; split the document`
+        })
+      }
       yield* pretrainModel({
-        config: tinyCoderConfig(flags.vocab, tokenizer.eosId),
+        config,
         documents,
         directory: flags.out,
         options,

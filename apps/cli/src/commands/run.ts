@@ -60,6 +60,7 @@ const readRunConfig = Effect.fn("readRunConfig")(function* (flags: {
 }) {
   const given = Option.isSome(flags.config) ? yield* readJson(flags.config.value, Schema.Json) : {}
   const file = Option.getOrElse(flags.config, () => "the preset")
+  if (!isObject(given)) return yield* new UserError({ message: `${file}: the settings must be a JSON object` })
   const merged = overlay(overlay(flags.quick ? quickRun : fullRun, given), {
     ...(Option.isSome(flags.data) ? { data: flags.data.value } : {}),
     ...(Option.isSome(flags.limit) ? { limit: flags.limit.value } : {})
