@@ -7,7 +7,7 @@ import { type Decoder, loadState, ModelError, saveState, type Tokenizer } from "
 import { RunStore } from "@srcode/store"
 import { badInput, type PreferencePair, type RewardModelConfig, rewardModelLength, Trainer } from "@srcode/trainer"
 import { Effect, Schema } from "effect"
-import { maxSequence, openTuned } from "./Models.ts"
+import { longestSequence, openTuned } from "./Models.ts"
 import { report } from "./Progress.ts"
 import type { RunConfig } from "./RunConfig.ts"
 import { type Pair, readWorld } from "./World.ts"
@@ -23,7 +23,7 @@ export const rewardModelConfig = (config: RunConfig): RewardModelConfig => ({
 const tokenPair = (pair: Pair, tokenizer: Tokenizer): PreferencePair => {
   const end = tokenizer.eosId === null ? [] : [tokenizer.eosId]
   const ids = (body: string) => [...tokenizer.encode(pair.prompt + body), ...end]
-  return { chosen: ids(pair.secure), rejected: ids(pair.vulnerable) }
+  return { chosen: ids(pair.better), rejected: ids(pair.worse) }
 }
 
 const Measured = Schema.Struct({ accuracy: Schema.Finite, heldOutPairs: Schema.Int })
@@ -34,18 +34,19 @@ export const rewardModelStage = Effect.fn("Stage.rewardModel")(function* (config
   const { model, tokenizer } = yield* openTuned(config)
   const { pairs } = yield* readWorld()
   const settings = rewardModelConfig(config)
+  const limit = longestSequence(model)
   const usable = pairs
     .map((pair) => tokenPair(pair, tokenizer))
     .filter(
       (p) =>
-        Math.max(p.chosen.length, p.rejected.length) <= maxSequence &&
+        Math.max(p.chosen.length, p.rejected.length) <= limit &&
         p.chosen.length + p.rejected.length <= Math.floor(passTokens / 2)
     )
   const heldOut = usable.filter((_, i) => i % 8 === 7)
   const seen = usable.filter((_, i) => i % 8 !== 7)
   if (seen.length === 0)
     return yield* badInput(
-      `no preference pair fits ${maxSequence} tokens a side and ${passTokens / 2} together; take shorter functions`
+      `no preference pair fits ${limit} tokens a side and ${passTokens / 2} together; take shorter functions`
     )
   const longest = seen.reduce((max, p) => Math.max(max, p.chosen.length + p.rejected.length), 0)
   const batchSize = Math.max(1, Math.min(settings.batchSize, Math.floor(passTokens / longest)))

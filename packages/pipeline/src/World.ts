@@ -2,7 +2,7 @@
  * What a run learns from, whatever its source: supervised tasks, prompts for reinforcement, and preference pairs for
  * the reward model. From the embedded corpus or from Vul2Safe's triplets, always as files in `dataset/`.
  */
-import { Dataset, families } from "@srcode/dataset"
+import { Dataset, families, makeRandom, type Random } from "@srcode/dataset"
 import { CweId, cwe, Language, Task, Triplet, UserError } from "@srcode/domain"
 import { RunStore } from "@srcode/store"
 import { Effect, Schema, Stream } from "effect"
@@ -10,15 +10,15 @@ import { report } from "./Progress.ts"
 import type { RunConfig } from "./RunConfig.ts"
 import { vul2safe } from "./Vul2Safe.ts"
 
-/** One prompt with a better and a worse continuation. */
+/** One prompt with a better continuation (secure and whole) and a worse one (vulnerable, or broken). */
 export const Pair = Schema.Struct({
   id: Schema.String,
   group: Schema.String,
   language: Language,
   cwe: CweId,
   prompt: Schema.String,
-  secure: Schema.String,
-  vulnerable: Schema.String
+  better: Schema.String,
+  worse: Schema.String
 })
 export type Pair = typeof Pair.Type
 
@@ -38,9 +38,24 @@ const pairsOfTriplets = (triplets: ReadonlyArray<Triplet>): ReadonlyArray<Pair> 
     language: t.language,
     cwe: t.cwe,
     prompt: "",
-    secure: t.secure,
-    vulnerable: t.vulnerable
+    better: t.secure,
+    worse: t.vulnerable
   }))
+
+const otherNames = ["acc", "k", "ptr", "tmp", "cap", "sz", "res", "off"] as const
+
+/**
+ * A body that no longer belongs to its prompt: one use of a parameter is renamed to something undeclared. Secure or not, such
+ * code does not compile; pairs with it keep the reward model from looking at guards alone. Null when no parameter is used.
+ */
+const brokenBody = (prompt: string, body: string, random: Random): string | null => {
+  const signature = prompt.slice(prompt.lastIndexOf("(") + 1)
+  const parameters = new Set([...signature.matchAll(/(\w+)\s*(?:,|\))/g)].map((m) => m[1]))
+  const uses = [...body.matchAll(/\b[a-z_]\w*\b/g)].filter((m) => parameters.has(m[0]))
+  const use = uses[random.below(Math.max(1, uses.length))]
+  const name = otherNames.filter((n) => !prompt.includes(n) && !body.includes(n))[random.below(3)]
+  return use === undefined || name === undefined ? null : body.slice(0, use.index) + name + body.slice(use.index + use[0].length)
+}
 
 const embedded = Effect.fn("World.embedded")(function* (config: RunConfig) {
   const store = yield* RunStore
@@ -75,17 +90,12 @@ const embedded = Effect.fn("World.embedded")(function* (config: RunConfig) {
       completion: p.secure
     })
   )
-  const pairs = problems.map(
-    (p): Pair => ({
-      id: p.id,
-      group: p.family,
-      language: "c",
-      cwe: p.cwe,
-      prompt: p.prompt,
-      secure: p.secure,
-      vulnerable: p.vulnerable
-    })
-  )
+  const random = makeRandom(config.seed, "pairs")
+  const pairs = problems.flatMap((p, i): ReadonlyArray<Pair> => {
+    const pair = { id: p.id, group: p.family, language: "c", cwe: p.cwe, prompt: p.prompt, better: p.secure } as const
+    const broken = i % 2 === 0 ? brokenBody(p.prompt, p.secure, random) : null
+    return [{ ...pair, worse: p.vulnerable }, ...(broken === null ? [] : [{ ...pair, id: `${p.id}/broken`, worse: broken }])]
+  })
   yield* store.writeLines("dataset/tasks.jsonl", Task, Stream.fromIterable([...supervised, ...generate]))
   yield* store.writeLines("dataset/pairs.jsonl", Pair, Stream.fromIterable(pairs))
   yield* report({
