@@ -55,7 +55,7 @@ export const recordingsFlag = fileFlag(
 export const teacherLayer = (kind: "rules" | "chat" | "replay", recordings: Option.Option<string>) => {
   const misconfigured = (error: unknown) =>
     new UserError({
-      message: `the chat teacher is not configured: ${error instanceof Error ? error.message : String(error)}`,
+      message: `the chat teacher is not configured: ${/SRCODE_TEACHER_\w+/.exec(String(error))?.[0] ?? "a setting"} is missing or has no valid value`,
       hint: "set SRCODE_TEACHER_URL and SRCODE_TEACHER_MODEL, and SRCODE_TEACHER_KEY where the server wants one"
     })
   switch (kind) {

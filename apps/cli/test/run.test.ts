@@ -219,7 +219,7 @@ describe.concurrent("run", () => {
     (folder) => file("c.json", JSON.stringify({ model: at("speaking") }))(folder)
   )
   refused("no recordings", ["--teacher", "replay"], ["--recordings"])
-  refused("a chat teacher without settings", ["--teacher", "chat"], ["SRCODE_TEACHER_URL"])
+  refused("a chat teacher without settings", ["--teacher", "chat"], ["SRCODE_TEACHER_URL is missing"])
   refused("an unknown device variable", [], ["SRCODE_DEVICE"], undefined, { SRCODE_DEVICE: "abacus" })
   refused(
     "data without one usable row",
