@@ -19,6 +19,11 @@ export const time = Effect.fnUntraced(function* <E, R>(rounds: number, work: Eff
     seconds.push(Number((yield* Clock.currentTimeNanos) - started) / 1e9)
   }
   seconds.sort((a, b) => a - b)
-  const timing: Timing = { median: seconds[Math.floor(rounds / 2)] ?? 0, min: seconds[0] ?? 0, max: seconds.at(-1) ?? 0, rounds }
+  const timing: Timing = {
+    median: seconds[Math.floor(rounds / 2)] ?? 0,
+    min: seconds[0] ?? 0,
+    max: seconds.at(-1) ?? 0,
+    rounds
+  }
   return timing
 })

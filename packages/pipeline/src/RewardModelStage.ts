@@ -3,6 +3,7 @@
  * it has not seen, and saved as one flat image (adapter, then head).
  */
 
+import { hash32 } from "@srcode/dataset"
 import { type Decoder, loadState, ModelError, saveState, type Tokenizer } from "@srcode/model"
 import { RunStore } from "@srcode/store"
 import { badInput, type PreferencePair, type RewardModelConfig, rewardModelLength, Trainer } from "@srcode/trainer"
@@ -20,6 +21,9 @@ export const rewardModelConfig = (config: RunConfig): RewardModelConfig => ({
   capacity: passTokens
 })
 
+/** One prompt in eight is kept back to measure the accuracy, with all its pairs; pairs without a prompt go by group. */
+const isHeldOut = (pair: Pair): boolean => hash32(pair.prompt === "" ? pair.group : pair.prompt) % 8 === 7
+
 const tokenPair = (pair: Pair, tokenizer: Tokenizer): PreferencePair => {
   const end = tokenizer.eosId === null ? [] : [tokenizer.eosId]
   const ids = (body: string) => [...tokenizer.encode(pair.prompt + body), ...end]
@@ -28,7 +32,6 @@ const tokenPair = (pair: Pair, tokenizer: Tokenizer): PreferencePair => {
 
 const Measured = Schema.Struct({ accuracy: Schema.Finite, heldOutPairs: Schema.Int })
 
-/** One pair in eight is kept back to measure the accuracy. */
 export const rewardModelStage = Effect.fn("Stage.rewardModel")(function* (config: RunConfig) {
   const store = yield* RunStore
   const { model, tokenizer } = yield* openTuned(config)
@@ -36,14 +39,14 @@ export const rewardModelStage = Effect.fn("Stage.rewardModel")(function* (config
   const settings = rewardModelConfig(config)
   const limit = longestSequence(model)
   const usable = pairs
-    .map((pair) => tokenPair(pair, tokenizer))
+    .map((pair) => ({ ...tokenPair(pair, tokenizer), heldOut: isHeldOut(pair) }))
     .filter(
       (p) =>
         Math.max(p.chosen.length, p.rejected.length) <= limit &&
         p.chosen.length + p.rejected.length <= Math.floor(passTokens / 2)
     )
-  const heldOut = usable.filter((_, i) => i % 8 === 7)
-  const seen = usable.filter((_, i) => i % 8 !== 7)
+  const heldOut = usable.filter((p) => p.heldOut)
+  const seen = usable.filter((p) => !p.heldOut)
   if (seen.length === 0)
     return yield* badInput(
       `no preference pair fits ${limit} tokens a side and ${passTokens / 2} together; take shorter functions`

@@ -11,7 +11,7 @@ const withDefault = <S extends Schema.Top>(schema: S, value: S["Encoded"]) =>
 
 export const EvaluationConfig = Schema.Struct({
   temperature: withDefault(Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0)), 0.8),
-  topP: withDefault(Schema.Finite.check(Schema.isBetween({ minimum: 0.01, maximum: 1 })), 1),
+  topP: withDefault(Schema.Finite.check(Schema.isBetween({ minimum: 0.01, maximum: 1 })), 0.95),
   maxTokens: withDefault(Count, 112),
   /** Prompts of the embedded benchmark; null takes all 232. */
   limit: withDefault(Schema.NullOr(Count), null),
@@ -21,14 +21,17 @@ export const EvaluationConfig = Schema.Struct({
 export type EvaluationConfig = typeof EvaluationConfig.Type
 
 export const RewardModelSettings = Schema.Struct({
-  steps: withDefault(Count, 30),
-  batchSize: withDefault(Count, 12),
-  lr: withDefault(Positive, 1e-3),
-  rank: withDefault(Count, 4),
-  alpha: withDefault(Positive, 8),
+  steps: withDefault(Count, 50),
+  batchSize: withDefault(Count, 14),
+  lr: withDefault(Positive, 3e-3),
+  rank: withDefault(Count, 8),
+  alpha: withDefault(Positive, 16),
   clip: withDefault(Positive, 1)
 })
 export type RewardModelSettings = typeof RewardModelSettings.Type
+
+/** PPO for a model of half a million parameters and a reward model of 70–80 % accuracy: larger steps than for real checkpoints. */
+export const embeddedPpo = { steps: 16, epochs: 4, lr: 8e-4, valueLr: 4e-3 } as const
 
 export const RunConfig = Schema.Struct({
   /** A Hugging Face folder; default: the embedded tiny-coder. */
@@ -43,7 +46,7 @@ export const RunConfig = Schema.Struct({
   sftRows: withDefault(Count, 400),
   sft: withDefault(SftConfig, { steps: 50, lr: 2e-3, schedule: "linear", batchSize: 16, accumulation: 1 } as const),
   rewardModel: withDefault(RewardModelSettings, {}),
-  rl: withDefault(PpoSettings, { steps: 20, epochs: 2 } as const),
+  rl: withDefault(PpoSettings, embeddedPpo),
   /** Reinforcement arms, each a preset of token rewards; `none` is the sequence reward alone. */
   arms: withDefault(Schema.Array(RewardPreset), ["none", "gated"] as const),
   evaluation: withDefault(EvaluationConfig, {})
@@ -57,6 +60,6 @@ export const quickRun = {
   sftRows: 240,
   sft: { steps: 20, lr: 3e-3, schedule: "linear", batchSize: 8, accumulation: 1 },
   rewardModel: { steps: 12, batchSize: 6 },
-  rl: { steps: 6, epochs: 2, batchSize: 12, maxTokens: 72 },
+  rl: { ...embeddedPpo, steps: 6, epochs: 2, batchSize: 12, maxTokens: 72 },
   evaluation: { limit: 48, maxTokens: 80 }
 } as const

@@ -54,7 +54,9 @@ const brokenBody = (prompt: string, body: string, random: Random): string | null
   const uses = [...body.matchAll(/\b[a-z_]\w*\b/g)].filter((m) => parameters.has(m[0]))
   const use = uses[random.below(Math.max(1, uses.length))]
   const name = otherNames.filter((n) => !prompt.includes(n) && !body.includes(n))[random.below(3)]
-  return use === undefined || name === undefined ? null : body.slice(0, use.index) + name + body.slice(use.index + use[0].length)
+  return use === undefined || name === undefined
+    ? null
+    : body.slice(0, use.index) + name + body.slice(use.index + use[0].length)
 }
 
 const embedded = Effect.fn("World.embedded")(function* (config: RunConfig) {
@@ -94,7 +96,10 @@ const embedded = Effect.fn("World.embedded")(function* (config: RunConfig) {
   const pairs = problems.flatMap((p, i): ReadonlyArray<Pair> => {
     const pair = { id: p.id, group: p.family, language: "c", cwe: p.cwe, prompt: p.prompt, better: p.secure } as const
     const broken = i % 2 === 0 ? brokenBody(p.prompt, p.secure, random) : null
-    return [{ ...pair, worse: p.vulnerable }, ...(broken === null ? [] : [{ ...pair, id: `${p.id}/broken`, worse: broken }])]
+    return [
+      { ...pair, worse: p.vulnerable },
+      ...(broken === null ? [] : [{ ...pair, id: `${p.id}/broken`, worse: broken }])
+    ]
   })
   yield* store.writeLines("dataset/tasks.jsonl", Task, Stream.fromIterable([...supervised, ...generate]))
   yield* store.writeLines("dataset/pairs.jsonl", Pair, Stream.fromIterable(pairs))

@@ -2,7 +2,7 @@
 import { fileURLToPath } from "node:url"
 import { UserError } from "@srcode/domain"
 import { Gpu } from "@srcode/gpu"
-import { decodeRunConfig, quickRun, type RunConfig, run as runPipeline } from "@srcode/pipeline"
+import { decodeRunConfig, embeddedPpo, quickRun, type RunConfig, run as runPipeline } from "@srcode/pipeline"
 import { RunStore, readJson } from "@srcode/store"
 import { Console, Effect, Layer, Option, Schema } from "effect"
 import { Command, Flag } from "effect/cli"
@@ -39,7 +39,7 @@ const overlay = (base: unknown, over: unknown): unknown =>
 
 const fullRun = {
   sft: { steps: 50, lr: 2e-3, schedule: "linear", batchSize: 16, accumulation: 1 },
-  rl: { steps: 20, epochs: 2 }
+  rl: embeddedPpo
 }
 
 /** The commit this program is at, where it is run from a checkout that has git. */
