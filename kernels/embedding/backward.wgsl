@@ -1,5 +1,5 @@
 // dtable[v,:] (+)= sum of dy[order[t],:] for t in [start[v], start[v+1]): occurrences sorted by id on the host, added in order. Also the
-// adjoint of a row selection, where every range has at most one entry. One invocation an element of dtable.
+// adjoint of a row selection, where every range has at most one entry. A workgroup takes `span` columns of one row of dtable.
 requires immediate_address_space;
 
 const WG = 64u; //@const
@@ -7,6 +7,7 @@ const WG = 64u; //@const
 struct Params {
   rows: u32, // of dtable
   dim: u32,
+  span: u32, // columns a workgroup
   accumulate: u32,
 }
 var<immediate> p: Params;
@@ -18,13 +19,16 @@ var<immediate> p: Params;
 
 @compute @workgroup_size(WG, 1, 1)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
-  let i = (wg.y * nwg.x + wg.x) * WG + li;
-  if (i >= p.rows * p.dim) { return; }
-  let row = i / p.dim;
-  let c = i % p.dim;
-  var sum = 0.0;
-  if (p.accumulate != 0u) { sum = dtable[i]; }
-  let last = start[row + 1u];
-  for (var t = start[row]; t < last; t++) { sum += dy[order[t] * p.dim + c]; }
-  dtable[i] = sum;
+  let row = wg.z * nwg.y + wg.y;
+  if (row >= p.rows) { return; }
+  let last = min((wg.x + 1u) * p.span, p.dim);
+  let first = start[row];
+  let end = start[row + 1u];
+  for (var c = wg.x * p.span + li; c < last; c += WG) {
+    let i = row * p.dim + c;
+    var sum = 0.0;
+    if (p.accumulate != 0u) { sum = dtable[i]; }
+    for (var t = first; t < end; t++) { sum += dy[order[t] * p.dim + c]; }
+    dtable[i] = sum;
+  }
 }

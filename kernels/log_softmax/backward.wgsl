@@ -1,6 +1,7 @@
 // Turns one chunk of recomputed logits into their gradient, in place:
 //   dx = (1/T) [ g_lp ([c = target] - p) - g_H p (log p + H) + g_kl p (log p - log p_ref - KL) ],  p = exp(x - lse).
-// grad[r] = (g_lp, g_H, g_kl): the loss gradients for the row's log-probability, entropy and KL. One invocation an element.
+// grad[r] = (g_lp, g_H, g_kl): the loss gradients for the row's log-probability, entropy and KL.
+// A workgroup takes `span` columns of one row, so that what belongs to the row is loaded once.
 requires immediate_address_space;
 
 const WG = 64u; //@const
@@ -11,6 +12,7 @@ struct Params {
   cols: u32,
   offset: u32,
   inv_temperature: f32,
+  span: u32, // columns a workgroup
 }
 var<immediate> p: Params;
 
@@ -23,17 +25,27 @@ var<immediate> p: Params;
 
 @compute @workgroup_size(WG, 1, 1)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
-  let i = (wg.y * nwg.x + wg.x) * WG + li;
-  if (i >= p.rows * p.cols) { return; }
-  let row = i / p.cols;
-  let c = i % p.cols + p.offset;
-  let log_p = logits[i] * p.inv_temperature - out[row * 4u + 2u];
-  let prob = exp(log_p);
-  let hit = select(0.0, 1.0, row_target[row] == c);
-  var d = grad[row * 3u] * (hit - prob) - grad[row * 3u + 1u] * prob * (log_p + out[row * 4u + 1u]);
-  if (WITH_REF == 1u) {
-    let log_ref = ref_logits[i] * p.inv_temperature - ref_out[row * 4u + 2u];
-    d += grad[row * 3u + 2u] * prob * (log_p - log_ref - out[row * 4u + 3u]);
+  let row = wg.z * nwg.y + wg.y;
+  if (row >= p.rows) { return; }
+  let last = min((wg.x + 1u) * p.span, p.cols);
+  let entropy = out[row * 4u + 1u];
+  let lse = out[row * 4u + 2u];
+  let kl = out[row * 4u + 3u];
+  let ref_lse = ref_out[row * 4u + 2u];
+  let g_lp = grad[row * 3u];
+  let g_entropy = grad[row * 3u + 1u];
+  let g_kl = grad[row * 3u + 2u];
+  let target_column = row_target[row];
+  for (var c = wg.x * p.span + li; c < last; c += WG) {
+    let i = row * p.cols + c;
+    let log_p = logits[i] * p.inv_temperature - lse;
+    let prob = exp(log_p);
+    let hit = select(0.0, 1.0, target_column == c + p.offset);
+    var d = g_lp * (hit - prob) - g_entropy * prob * (log_p + entropy);
+    if (WITH_REF == 1u) {
+      let log_ref = ref_logits[i] * p.inv_temperature - ref_lse;
+      d += g_kl * prob * (log_p - log_ref - kl);
+    }
+    logits[i] = d * p.inv_temperature;
   }
-  logits[i] = d * p.inv_temperature;
 }

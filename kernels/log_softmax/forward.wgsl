@@ -5,6 +5,7 @@ requires immediate_address_space;
 
 const WG = 64u; //@const
 const WITH_REF = 0u; //@const
+const BLOCK = 8u; //@const
 
 struct Params {
   rows: u32,
@@ -37,25 +38,42 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
     picked = state[st + 3u];
     u = state[st + 4u];
   }
-  var chunk_max = -3.0e38;
-  for (var c = 0u; c < p.cols; c++) { chunk_max = max(chunk_max, logits[at + c] * p.inv_temperature); }
-  let next = max(top, chunk_max);
-  let keep = exp(top - next);
-  s *= keep;
-  t *= keep;
-  u *= keep;
-  for (var c = 0u; c < p.cols; c++) {
+  var c = 0u;
+  // Blocks of columns that stay in registers: every logit is loaded once.
+  for (; c + BLOCK <= p.cols; c += BLOCK) {
+    var next = top;
+//@for b 0 BLOCK
+    let x$b = logits[at + c + $bu] * p.inv_temperature;
+    next = max(next, x$b);
+//@end
+    let keep = exp(top - next);
+    s *= keep;
+    t *= keep;
+    u *= keep;
+//@for b 0 BLOCK
+    let e$b = exp(x$b - next);
+    s += e$b;
+    t = fma(x$b, e$b, t);
+    if (WITH_REF == 1u) { u = fma(x$b - ref_logits[at + c + $bu] * p.inv_temperature, e$b, u); }
+//@end
+    top = next;
+  }
+  for (; c < p.cols; c++) {
     let x = logits[at + c] * p.inv_temperature;
+    let next = max(top, x);
+    let keep = exp(top - next);
     let e = exp(x - next);
-    s += e;
-    t = fma(x, e, t);
+    s = s * keep + e;
+    t = fma(x, e, t * keep);
+    u *= keep;
     if (WITH_REF == 1u) { u = fma(x - ref_logits[at + c] * p.inv_temperature, e, u); }
+    top = next;
   }
   let target_column = row_target[row];
   if (target_column >= p.offset && target_column < p.offset + p.cols) {
     picked = logits[at + target_column - p.offset] * p.inv_temperature;
   }
-  state[st] = next;
+  state[st] = top;
   state[st + 1u] = s;
   state[st + 2u] = t;
   state[st + 3u] = picked;

@@ -1,5 +1,5 @@
 // The inverse of forward.wgsl for gradients: rotates dq, dk by the negative angle and joins dq, dk, dv into dqkv. Key and value
-// gradients stand at the token's own row (training only). One invocation a (row, head, pair).
+// gradients stand at the token's own row (training only). One invocation a (row, pair).
 requires immediate_address_space;
 
 const WG = 64u; //@const
@@ -24,32 +24,32 @@ var<immediate> p: Params;
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
   let i = (wg.y * nwg.x + wg.x) * WG + li;
   let half = p.head_dim / 2u;
-  let all = p.heads + 2u * p.kv_heads;
-  if (i >= p.rows * all * half) { return; }
+  if (i >= p.rows * half) { return; }
+  let row = i / half;
   let pair = i % half;
-  let head = (i / half) % all;
-  let row = i / (half * all);
-  let to = (row * all + head) * p.head_dim + pair;
-  if (head >= p.heads + p.kv_heads) {
-    let src = (row * p.kv_heads + head - p.heads - p.kv_heads) * p.head_dim + pair;
-    dqkv[to] = dv[src];
-    dqkv[to + half] = dv[src + half];
-    return;
-  }
-  var g0 = 0.0;
-  var g1 = 0.0;
-  if (head < p.heads) {
-    let src = (row * p.heads + head) * p.head_dim + pair;
-    g0 = dq[src];
-    g1 = dq[src + half];
-  } else {
-    let src = (row * p.kv_heads + head - p.heads) * p.head_dim + pair;
-    g0 = dk[src];
-    g1 = dk[src + half];
-  }
   let t = position[row] * half + pair;
   let c = cosine[t];
   let s = sine[t];
-  dqkv[to] = g0 * c + g1 * s;
-  dqkv[to + half] = g1 * c - g0 * s;
+  var to = row * (p.heads + 2u * p.kv_heads) * p.head_dim + pair;
+  var src = row * p.heads * p.head_dim + pair;
+  for (var h = 0u; h < p.heads; h++) {
+    let g0 = dq[src];
+    let g1 = dq[src + half];
+    dqkv[to] = g0 * c + g1 * s;
+    dqkv[to + half] = g1 * c - g0 * s;
+    src += p.head_dim;
+    to += p.head_dim;
+  }
+  src = row * p.kv_heads * p.head_dim + pair;
+  let values = p.kv_heads * p.head_dim;
+  for (var h = 0u; h < p.kv_heads; h++) {
+    let g0 = dk[src];
+    let g1 = dk[src + half];
+    dqkv[to] = g0 * c + g1 * s;
+    dqkv[to + half] = g1 * c - g0 * s;
+    dqkv[to + values] = dv[src];
+    dqkv[to + values + half] = dv[src + half];
+    src += p.head_dim;
+    to += p.head_dim;
+  }
 }

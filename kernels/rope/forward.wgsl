@@ -1,6 +1,7 @@
 // Splits fused projections qkv[r, (H + 2 G) D] into rotated q[r, H D] and rotated k, plain v in row kv_row[r] of the key and value
 // stores [*, G D]: training writes rows in place, decoding scatters into its cache. Half-split pairs (i, i + D/2) as in
-// Llama and Qwen2; cos and sin come from tables [position, D/2] made in f64. One invocation a (row, head, pair).
+// Llama and Qwen2; cos and sin come from tables [position, D/2] made in f64. One invocation a (row, pair)
+// turns all heads by the same angle.
 requires immediate_address_space;
 
 const WG = 64u; //@const
@@ -26,32 +27,32 @@ var<immediate> p: Params;
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
   let i = (wg.y * nwg.x + wg.x) * WG + li;
   let half = p.head_dim / 2u;
-  let all = p.heads + 2u * p.kv_heads;
-  if (i >= p.rows * all * half) { return; }
+  if (i >= p.rows * half) { return; }
+  let row = i / half;
   let pair = i % half;
-  let head = (i / half) % all;
-  let row = i / (half * all);
-  let src = (row * all + head) * p.head_dim + pair;
-  let x0 = qkv[src];
-  let x1 = qkv[src + half];
-  if (head >= p.heads + p.kv_heads) {
-    let to = (kv_row[row] * p.kv_heads + head - p.heads - p.kv_heads) * p.head_dim + pair;
-    v[to] = x0;
-    v[to + half] = x1;
-    return;
-  }
   let t = position[row] * half + pair;
   let c = cosine[t];
   let s = sine[t];
-  let y0 = x0 * c - x1 * s;
-  let y1 = x1 * c + x0 * s;
-  if (head < p.heads) {
-    let to = (row * p.heads + head) * p.head_dim + pair;
-    q[to] = y0;
-    q[to + half] = y1;
-  } else {
-    let to = (kv_row[row] * p.kv_heads + head - p.heads) * p.head_dim + pair;
-    k[to] = y0;
-    k[to + half] = y1;
+  var src = row * (p.heads + 2u * p.kv_heads) * p.head_dim + pair;
+  var to = row * p.heads * p.head_dim + pair;
+  for (var h = 0u; h < p.heads; h++) {
+    let x0 = qkv[src];
+    let x1 = qkv[src + half];
+    q[to] = x0 * c - x1 * s;
+    q[to + half] = x1 * c + x0 * s;
+    src += p.head_dim;
+    to += p.head_dim;
+  }
+  to = kv_row[row] * p.kv_heads * p.head_dim + pair;
+  let values = p.kv_heads * p.head_dim;
+  for (var h = 0u; h < p.kv_heads; h++) {
+    let x0 = qkv[src];
+    let x1 = qkv[src + half];
+    k[to] = x0 * c - x1 * s;
+    k[to + half] = x1 * c + x0 * s;
+    v[to] = qkv[src + values];
+    v[to + half] = qkv[src + values + half];
+    src += p.head_dim;
+    to += p.head_dim;
   }
 }

@@ -1,4 +1,4 @@
-// dgate = dy * up * s (1 + gate (1 - s)), dup = dy * gate * s, s = sigmoid(gate). One invocation an element of y.
+// dgate = dy * up * s (1 + gate (1 - s)), dup = dy * gate * s, s = sigmoid(gate). Workgroups as in forward.wgsl.
 requires immediate_address_space;
 
 const WG = 64u; //@const
@@ -6,6 +6,7 @@ const WG = 64u; //@const
 struct Params {
   rows: u32,
   dim: u32, // F
+  span: u32, // columns a workgroup
 }
 var<immediate> p: Params;
 
@@ -15,13 +16,16 @@ var<immediate> p: Params;
 
 @compute @workgroup_size(WG, 1, 1)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
-  let i = (wg.y * nwg.x + wg.x) * WG + li;
-  if (i >= p.rows * p.dim) { return; }
-  let at = (i / p.dim) * 2u * p.dim + i % p.dim;
-  let g = gu[at];
-  let u = gu[at + p.dim];
-  let s = 1.0 / (1.0 + exp(-clamp(g, -80.0, 80.0)));
-  let d = dy[i];
-  dgu[at] = d * u * s * (1.0 + g * (1.0 - s));
-  dgu[at + p.dim] = d * g * s;
+  let row = wg.z * nwg.y + wg.y;
+  if (row >= p.rows) { return; }
+  let last = min((wg.x + 1u) * p.span, p.dim);
+  for (var c = wg.x * p.span + li; c < last; c += WG) {
+    let at = row * 2u * p.dim + c;
+    let g = gu[at];
+    let u = gu[at + p.dim];
+    let s = 1.0 / (1.0 + exp(-clamp(g, -80.0, 80.0)));
+    let d = dy[row * p.dim + c];
+    dgu[at] = d * u * s * (1.0 + g * (1.0 - s));
+    dgu[at + p.dim] = d * g * s;
+  }
 }

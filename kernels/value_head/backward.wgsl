@@ -1,4 +1,4 @@
-// dh[r,:] (+)= d_value[r] * w. One invocation an element.
+// dh[r,:] (+)= d_value[r] * w. A workgroup takes `span` columns of one row.
 requires immediate_address_space;
 
 const WG = 64u; //@const
@@ -6,6 +6,7 @@ const WG = 64u; //@const
 struct Params {
   rows: u32,
   dim: u32,
+  span: u32, // columns a workgroup
   accumulate: u32,
 }
 var<immediate> p: Params;
@@ -16,9 +17,14 @@ var<immediate> p: Params;
 
 @compute @workgroup_size(WG, 1, 1)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
-  let i = (wg.y * nwg.x + wg.x) * WG + li;
-  if (i >= p.rows * p.dim) { return; }
-  var g = d_value[i / p.dim] * w[i % p.dim];
-  if (p.accumulate != 0u) { g += dh[i]; }
-  dh[i] = g;
+  let row = wg.z * nwg.y + wg.y;
+  if (row >= p.rows) { return; }
+  let last = min((wg.x + 1u) * p.span, p.dim);
+  let upstream = d_value[row];
+  for (var c = wg.x * p.span + li; c < last; c += WG) {
+    let i = row * p.dim + c;
+    var g = upstream * w[c];
+    if (p.accumulate != 0u) { g += dh[i]; }
+    dh[i] = g;
+  }
 }

@@ -35,6 +35,15 @@ export const grid1d = (count: number, size: number): Grid => {
   return [Math.ceil(groups / y), y]
 }
 
+/**
+ * Grid for kernels that take `span` columns of one row a workgroup: x counts spans, y and z rows. No invocation has to divide
+ * by a row's length, which drivers that compute on the CPU do lane by lane.
+ */
+export const gridRows = (rows: number, cols: number, span: number): Grid => {
+  const z = Math.max(1, Math.ceil(rows / maxGroups))
+  return [Math.ceil(cols / span), Math.ceil(rows / z), z]
+}
+
 const pack = (spec: KernelSpec, params: Readonly<Record<string, number>>): Uint32Array<ArrayBuffer> => {
   const names = Object.keys(spec.params)
   const buffer = new ArrayBuffer(Math.max(16, names.length * 4))

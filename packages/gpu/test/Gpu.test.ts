@@ -115,7 +115,7 @@ layer(DeviceLayer)("transfers and the recorder", (it) => {
       const ops = makeOps(gpu.info)
       const [t, other] = [yield* f32("t", new Float32Array(256)), yield* blank("other", 256)]
       const swiglu = (tape: Tape, gu = t, y = other, rows = 1) =>
-        tape.dispatch("swiglu_forward", { gu, y }, { rows, dim: 4 }, [1])
+        tape.dispatch("swiglu_forward", { gu, y }, { rows, dim: 4, span: 4 }, [1])
       const say = (record: (tape: Tape) => void, ...words: ReadonlyArray<string>) =>
         Effect.gen(function* () {
           const error = yield* refusal(record)
@@ -130,7 +130,7 @@ layer(DeviceLayer)("transfers and the recorder", (it) => {
       yield* say((tape) => swiglu(tape, t, other, -1), "parameter rows = -1")
       yield* say((tape) => swiglu(tape, t, other, 1.5), "parameter rows = 1.5")
       yield* say(
-        (tape) => tape.dispatch("swiglu_forward", { gu: t, y: other }, { rows: 1, dim: 1 }, [65536]),
+        (tape) => tape.dispatch("swiglu_forward", { gu: t, y: other }, { rows: 1, dim: 1, span: 1 }, [65536]),
         "grid [65536, 1, 1]"
       )
       yield* say(
@@ -145,7 +145,7 @@ layer(DeviceLayer)("transfers and the recorder", (it) => {
       )
       const missing: { gu: typeof t; y?: typeof t } = { gu: t }
       yield* say(
-        (tape) => tape.dispatch("swiglu_forward", missing as never, { rows: 1, dim: 1 }, [1]),
+        (tape) => tape.dispatch("swiglu_forward", missing as never, { rows: 1, dim: 1, span: 1 }, [1]),
         "binding y is missing"
       )
       yield* say((tape) => tape.copy(t, t), "same buffer")
@@ -168,16 +168,21 @@ layer(DeviceLayer)("transfers and the recorder", (it) => {
       const before = yield* gpu.dispatches
       const [t, other] = [yield* f32("t", [1, 2]), yield* blank("other", 1)]
       yield* gpu.submit("test", (tape) =>
-        tape.dispatch("swiglu_forward", { gu: t, y: other }, { rows: 0, dim: 1 }, [0])
+        tape.dispatch("swiglu_forward", { gu: t, y: other }, { rows: 0, dim: 1, span: 1 }, [0])
       )
       assert.strictEqual(yield* gpu.dispatches, before)
-      // 600,001 elements in workgroups of 8 need more than 65,535 of them.
+      // More rows, and more workgroups of 8, than the 65,535 of one dimension.
       const [rows, ops] = [600_001, makeOps({ ...gpu.info, software: true })]
       const id = yield* gpu.alloc("id", "u32", rows)
       const out = yield* gpu.alloc("out", "f32", rows)
-      yield* gpu.submit("test", (tape) => ops.gatherRows(tape, { table: t, id, out, rows, dim: 1 }))
+      const sum = yield* gpu.alloc("sum", "f32", rows)
+      yield* gpu.submit("test", (tape) => {
+        ops.gatherRows(tape, { table: t, id, out, rows, dim: 1 })
+        ops.columnSum(tape, { x: out, out: sum, rows: 1, cols: rows, scale: 2 })
+      })
       assert.isTrue((yield* read(out)).every((v) => v === 1))
-      assert.strictEqual(yield* gpu.dispatches, before + 1)
+      assert.isTrue((yield* read(sum)).every((v) => v === 2))
+      assert.strictEqual(yield* gpu.dispatches, before + 2)
     })
   )
 
@@ -294,7 +299,7 @@ describe("kernel texts", () => {
         const gpu = yield* Gpu
         const [x, y] = [yield* f32("x", [1, 2]), yield* blank("y", 1)]
         const broken = (tape: Tape) =>
-          tape.dispatch("swiglu_forward", { gu: x, y }, { rows: 1, dim: 1 }, [1], { WG: 0 })
+          tape.dispatch("swiglu_forward", { gu: x, y }, { rows: 1, dim: 1, span: 1 }, [1], { WG: 0 })
         for (let i = 0; i < 2; i++) {
           const error = yield* Effect.flip(gpu.submit("test", broken))
           assert.strictEqual(error.reason._tag, "ShaderInvalid")

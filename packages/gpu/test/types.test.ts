@@ -13,17 +13,17 @@ const neverRun = (): void => {
   // @ts-expect-error x holds f32, not u32
   tape.dispatch("rms_norm_forward", { x: u, w: f, y: f, rstd: f }, { rows: 1, dim: 1, eps: 1 }, [1])
   // @ts-expect-error ids are u32
-  tape.dispatch("embedding_forward", { table: f, id: f, out: f }, { rows: 1, dim: 1 }, [1])
+  tape.dispatch("embedding_forward", { table: f, id: f, out: f }, { rows: 1, dim: 1, span: 1 }, [1])
   // @ts-expect-error there is no binding z
-  tape.dispatch("swiglu_forward", { gu: f, y: f, z: f }, { rows: 1, dim: 1 }, [1])
+  tape.dispatch("swiglu_forward", { gu: f, y: f, z: f }, { rows: 1, dim: 1, span: 1 }, [1])
   // @ts-expect-error the parameter eps is missing
   tape.dispatch("rms_norm_forward", { x: f, w: f, y: f, rstd: f }, { rows: 1, dim: 1 }, [1])
   // @ts-expect-error the parameter is called dim
-  tape.dispatch("swiglu_forward", { gu: f, y: f }, { rows: 1, width: 1 }, [1])
+  tape.dispatch("swiglu_forward", { gu: f, y: f }, { rows: 1, width: 1, span: 1 }, [1])
   // @ts-expect-error there is no such kernel
-  tape.dispatch("swiglu_sideways", { gu: f, y: f }, { rows: 1, dim: 1 }, [1])
+  tape.dispatch("swiglu_sideways", { gu: f, y: f }, { rows: 1, dim: 1, span: 1 }, [1])
   // @ts-expect-error there is no such constant
-  tape.dispatch("swiglu_forward", { gu: f, y: f }, { rows: 1, dim: 1 }, [1], { LANES: 8 })
+  tape.dispatch("swiglu_forward", { gu: f, y: f }, { rows: 1, dim: 1, span: 1 }, [1], { LANES: 8 })
 }
 
 describe("typed dispatch", () => {

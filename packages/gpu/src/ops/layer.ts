@@ -5,7 +5,7 @@
  * workgroup a row elsewhere.
  */
 import type { AdapterInfo } from "../Gpu.ts"
-import { grid1d, type Tape } from "../Tape.ts"
+import { grid1d, gridRows, type Tape } from "../Tape.ts"
 import type { Tensor } from "../Tensor.ts"
 
 type F = Tensor<"f32">
@@ -13,6 +13,16 @@ type U = Tensor<"u32">
 
 /** Invocations a workgroup: small where the driver spreads workgroups over few cores, 64 on hardware. */
 export const groupSize = (info: AdapterInfo): number => (info.software ? 8 : 64)
+
+/**
+ * How kernels that take a part of a row a workgroup are launched: lanes, columns a workgroup, grid. Whole rows (up to 4096 columns)
+ * where starting a workgroup is dear, four columns a lane on hardware.
+ */
+export const byRows = (info: AdapterInfo, rows: number, cols: number) => {
+  const WG = info.software ? 32 : 64
+  const span = info.software ? Math.min(cols, 4096) : 4 * WG
+  return { constants: { WG }, span, grid: gridRows(rows, cols, span) }
+}
 
 /** States that each named tensor holds at least so many elements. */
 export const fits = (
@@ -136,11 +146,10 @@ export const makeLayerOps = (info: AdapterInfo) => {
     },
     /** Splits qkv, rotates q and k, and stores k and v at `kvRow`. */
     rope(tape: Tape, x: HeadShape & { qkv: F; position: U; kvRow: U; cosine: F; sine: F; q: F; k: F; v: F }): void {
-      const count = (x.rows * (x.heads + 2 * x.kvHeads) * x.headDim) / 2
       tape.require(x.headDim % 2 === 0, "rope", `head_dim ${x.headDim} must be even`)
       // How long k and v must be depends on kvRow, which only the device knows.
       fits(tape, "rope", [
-        ["qkv", x.qkv, 2 * count],
+        ["qkv", x.qkv, x.rows * (x.heads + 2 * x.kvHeads) * x.headDim],
         ["position", x.position, x.rows],
         ["kvRow", x.kvRow, x.rows],
         ["q", x.q, x.rows * x.heads * x.headDim]
@@ -149,25 +158,24 @@ export const makeLayerOps = (info: AdapterInfo) => {
         "rope_forward",
         { qkv: x.qkv, position: x.position, kv_row: x.kvRow, cosine: x.cosine, sine: x.sine, q: x.q, k: x.k, v: x.v },
         { rows: x.rows, heads: x.heads, kv_heads: x.kvHeads, head_dim: x.headDim },
-        grid(count),
+        grid((x.rows * x.headDim) / 2),
         { WG }
       )
     },
     ropeBackward(tape: Tape, x: HeadShape & { dq: F; dk: F; dv: F; position: U; cosine: F; sine: F; dqkv: F }): void {
-      const count = (x.rows * (x.heads + 2 * x.kvHeads) * x.headDim) / 2
       tape.require(x.headDim % 2 === 0, "rope_backward", `head_dim ${x.headDim} must be even`)
       fits(tape, "rope_backward", [
         ["dq", x.dq, x.rows * x.heads * x.headDim],
         ["dk", x.dk, x.rows * x.kvHeads * x.headDim],
         ["dv", x.dv, x.rows * x.kvHeads * x.headDim],
         ["position", x.position, x.rows],
-        ["dqkv", x.dqkv, 2 * count]
+        ["dqkv", x.dqkv, x.rows * (x.heads + 2 * x.kvHeads) * x.headDim]
       ])
       tape.dispatch(
         "rope_backward",
         { dq: x.dq, dk: x.dk, dv: x.dv, position: x.position, cosine: x.cosine, sine: x.sine, dqkv: x.dqkv },
         { rows: x.rows, heads: x.heads, kv_heads: x.kvHeads, head_dim: x.headDim },
-        grid(count),
+        grid((x.rows * x.headDim) / 2),
         { WG }
       )
     },
@@ -178,7 +186,8 @@ export const makeLayerOps = (info: AdapterInfo) => {
         ["gu", x.gu, 2 * size],
         ["y", x.y, size]
       ])
-      tape.dispatch("swiglu_forward", { gu: x.gu, y: x.y }, { rows: x.rows, dim: x.dim }, grid(x.rows * x.dim), { WG })
+      const { constants, grid, span } = byRows(info, x.rows, x.dim)
+      tape.dispatch("swiglu_forward", { gu: x.gu, y: x.y }, { rows: x.rows, dim: x.dim, span }, grid, constants)
     },
     swigluBackward(tape: Tape, x: { gu: F; dy: F; dgu: F; rows: number; dim: number }): void {
       const size = x.rows * x.dim
@@ -187,13 +196,9 @@ export const makeLayerOps = (info: AdapterInfo) => {
         ["dy", x.dy, size],
         ["dgu", x.dgu, 2 * size]
       ])
-      tape.dispatch(
-        "swiglu_backward",
-        { gu: x.gu, dy: x.dy, dgu: x.dgu },
-        { rows: x.rows, dim: x.dim },
-        grid(x.rows * x.dim),
-        { WG }
-      )
+      const { constants, grid, span } = byRows(info, x.rows, x.dim)
+      const bindings = { gu: x.gu, dy: x.dy, dgu: x.dgu }
+      tape.dispatch("swiglu_backward", bindings, { rows: x.rows, dim: x.dim, span }, grid, constants)
     },
     /** out[i,:] = table[id[i],:]. */
     gatherRows(tape: Tape, x: { table: F; id: U; out: F; rows: number; dim: number }): void {
@@ -201,13 +206,9 @@ export const makeLayerOps = (info: AdapterInfo) => {
         ["id", x.id, x.rows],
         ["out", x.out, x.rows * x.dim]
       ])
-      tape.dispatch(
-        "embedding_forward",
-        { table: x.table, id: x.id, out: x.out },
-        { rows: x.rows, dim: x.dim },
-        grid(x.rows * x.dim),
-        { WG }
-      )
+      const { constants, grid, span } = byRows(info, x.rows, x.dim)
+      const bindings = { table: x.table, id: x.id, out: x.out }
+      tape.dispatch("embedding_forward", bindings, { rows: x.rows, dim: x.dim, span }, grid, constants)
     },
     /** The adjoint: dtable[v,:] (+)= sum of dy rows listed in order[start[v]..start[v+1]). */
     scatterRows(
@@ -218,13 +219,10 @@ export const makeLayerOps = (info: AdapterInfo) => {
         ["start", x.start, x.rows + 1],
         ["dtable", x.dtable, x.rows * x.dim]
       ])
-      tape.dispatch(
-        "embedding_backward",
-        { dy: x.dy, start: x.start, order: x.order, dtable: x.dtable },
-        { rows: x.rows, dim: x.dim, accumulate: x.accumulate ? 1 : 0 },
-        grid(x.rows * x.dim),
-        { WG }
-      )
+      const { constants, grid, span } = byRows(info, x.rows, x.dim)
+      const bindings = { dy: x.dy, start: x.start, order: x.order, dtable: x.dtable }
+      const params = { rows: x.rows, dim: x.dim, span, accumulate: x.accumulate ? 1 : 0 }
+      tape.dispatch("embedding_backward", bindings, params, grid, constants)
     }
   }
 }

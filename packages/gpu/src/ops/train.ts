@@ -2,7 +2,7 @@
 import type { AdapterInfo } from "../Gpu.ts"
 import { grid1d, type Tape } from "../Tape.ts"
 import type { Tensor } from "../Tensor.ts"
-import { fits, groupSize } from "./layer.ts"
+import { byRows, fits, groupSize } from "./layer.ts"
 
 type F = Tensor<"f32">
 type U = Tensor<"u32">
@@ -159,12 +159,13 @@ export const makeTrainOps = (info: AdapterInfo) => {
         ["dh", x.dh, rows * dim],
         ["dw", x.dw, dim + 1]
       ])
+      const row = byRows(info, rows, dim)
       tape.dispatch(
         "value_head_backward",
         { d_value: x.dValue, w: x.w, dh: x.dh },
-        { rows, dim, accumulate: x.accumulate ? 1 : 0 },
-        grid(rows * dim),
-        { WG }
+        { rows, dim, span: row.span, accumulate: x.accumulate ? 1 : 0 },
+        row.grid,
+        row.constants
       )
       if (x.dw)
         tape.dispatch(
@@ -246,6 +247,7 @@ export const makeTrainOps = (info: AdapterInfo) => {
         ["v", x.v, x.n],
         ["clip", x.clip, 3]
       ])
+      const [lanes, EACH] = info.software ? [32, 16] : [64, 4]
       tape.dispatch(
         "adamw_forward",
         { w: x.w, g: x.g, m: x.m, v: x.v, clip: x.clip },
@@ -261,8 +263,8 @@ export const makeTrainOps = (info: AdapterInfo) => {
           correction1: 1 - x.beta1 ** x.step,
           correction2: 1 - x.beta2 ** x.step
         },
-        grid(x.n),
-        { WG }
+        grid1d(x.n, lanes * EACH),
+        { WG: lanes, EACH }
       )
     }
   }

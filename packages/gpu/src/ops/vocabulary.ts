@@ -5,7 +5,7 @@
 import type { AdapterInfo } from "../Gpu.ts"
 import { grid1d, type Tape } from "../Tape.ts"
 import type { Tensor } from "../Tensor.ts"
-import { fits, groupSize } from "./layer.ts"
+import { byRows, fits, groupSize } from "./layer.ts"
 
 type F = Tensor<"f32">
 type U = Tensor<"u32">
@@ -91,6 +91,7 @@ export const makeVocabularyOps = (info: AdapterInfo) => {
         ["refOut", x.refOut, 4 * x.rows],
         ["grad", x.grad, 3 * x.rows]
       ])
+      const row = byRows(info, x.rows, x.cols)
       tape.dispatch(
         "log_softmax_backward",
         {
@@ -101,9 +102,9 @@ export const makeVocabularyOps = (info: AdapterInfo) => {
           ref_out: x.refOut ?? x.out,
           grad: x.grad
         },
-        { rows: x.rows, cols: x.cols, offset: x.offset, inv_temperature: 1 / x.temperature },
-        grid(x.rows * x.cols),
-        { WG, WITH_REF: x.refLogits ? 1 : 0 }
+        { rows: x.rows, cols: x.cols, offset: x.offset, inv_temperature: 1 / x.temperature, span: row.span },
+        row.grid,
+        { ...row.constants, WITH_REF: x.refLogits ? 1 : 0 }
       )
     },
     /** Samples one token a row; overwrites logits. temperature 0 is greedy. */
