@@ -2,9 +2,9 @@
 import type { Task } from "@srcode/domain"
 import { Gpu } from "@srcode/gpu"
 import { allocLora, linearModules, type Tokenizer, unpackLora, writeAdapter } from "@srcode/model"
-import { RunStore } from "@srcode/store"
+import { type MetricsWriter, RunStore } from "@srcode/store"
 import { badInput, completionRow, sftMetrics, type TokenRow, Trainer } from "@srcode/trainer"
-import { Effect } from "effect"
+import { Effect, Option, Ref } from "effect"
 import { longestSequence, openBase } from "./Models.ts"
 import { report } from "./Progress.ts"
 import type { RunConfig } from "./RunConfig.ts"
@@ -38,7 +38,8 @@ export const sftStage = Effect.fn("Stage.sft")(function* (config: RunConfig) {
       `no supervised task fits ${longest} tokens; take shorter functions or a tokenizer with a larger vocabulary`
     )
   const lora = yield* allocLora(model.config, config.sft)
-  let metrics = yield* store.metrics("sft", 1)
+  // Opened at the step that runs next: what a killed attempt logged before it stays.
+  const metrics = yield* Ref.make(Option.none<MetricsWriter>())
   const trainer = yield* Trainer
   yield* trainer.sft({
     decoder: model.decoder,
@@ -48,11 +49,12 @@ export const sftStage = Effect.fn("Stage.sft")(function* (config: RunConfig) {
     config: config.sft,
     stateDirectory: store.path("sft/state"),
     onStart: Effect.fnUntraced(function* (first) {
-      if (first > 0) metrics = yield* store.metrics("sft", first + 1)
+      yield* Ref.set(metrics, Option.some(yield* store.metrics("sft", first + 1)))
       yield* report({ stage: "sft", step: first, total: config.sft.steps, unit: "steps" })
     }),
     onStep: Effect.fnUntraced(function* (step) {
-      yield* metrics.append(step.step, sftMetrics(step))
+      const writer = yield* Ref.get(metrics)
+      if (Option.isSome(writer)) yield* writer.value.append(step.step, sftMetrics(step))
       yield* report({
         stage: "sft",
         step: step.step,

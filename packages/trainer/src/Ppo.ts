@@ -287,7 +287,10 @@ export const makePpoTrainer = (
       })
       const rewards = responses.map((r) => totalReward(r.channels))
       if (step === 1) {
-        const sequence = rewards.map((r) => r.reduce((a, b) => a + b, 0))
+        // Without the KL channel: its rounding noise alone would look like a reward.
+        const sequence = responses.map(({ channels: c }) =>
+          [c.positive, c.negative, c.rewardModel].flat().reduce((a, b) => a + b, 0)
+        )
         if (sequence.every((r) => r === sequence[0]) && batch.length > 1) {
           return yield* invariantBroken(
             "rl",

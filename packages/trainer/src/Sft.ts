@@ -187,10 +187,11 @@ export const trainSft = Effect.fn("Trainer.sft")(function* <E, R>(input: SftInpu
       step + 1
     )
     step++
+    const now = yield* Clock.currentTimeMillis
+    yield* input.onStep({ ...result, step, lr, seconds: (now - started) / 1000 })
+    // Saved after it was told: a kill in between repeats the step, and a log line is never missing.
     if (step % config.saveEvery === 0 && step < config.steps) {
       yield* saveState(input.stateDirectory, { tensors: yield* readOptimizer(trainer.optimizer), json: { step } })
     }
-    const now = yield* Clock.currentTimeMillis
-    yield* input.onStep({ ...result, step, lr, seconds: (now - started) / 1000 })
   }
 }, Effect.scoped)
