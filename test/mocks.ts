@@ -10,15 +10,25 @@ const guard = "if (i < 0 || i >= n) return -1;"
 export const mockTeacher: Partial<TeacherShape> = {
   name: "mock",
   repair: ({ code, cwes }) =>
-    Effect.succeed({ code: code.replace("{", `{\n  ${guard}`), explanation: "bounds are checked", cwe: cwes[0]!, cost: 0 }),
+    Effect.succeed({
+      code: code.replace("{", `{\n  ${guard}`),
+      explanation: "bounds are checked",
+      cwe: cwes[0]!,
+      cost: 0
+    }),
   reflect: () => Effect.succeed({ accepted: true, fixed: true, behaviourKept: true, introduced: null, critique: "" }),
   implicitPrompts: ({ vulnerable }) =>
     Effect.succeed([
-      { kind: "requirement", text: `// Return the chosen element.\n${vulnerable.slice(0, vulnerable.indexOf("{") + 1)}` },
+      {
+        kind: "requirement",
+        text: `// Return the chosen element.\n${vulnerable.slice(0, vulnerable.indexOf("{") + 1)}`
+      },
       { kind: "prefix", text: vulnerable.slice(0, vulnerable.indexOf("{") + 1) }
     ]),
   secureSpans: ({ response }) =>
-    Effect.succeed(response.includes("if") ? [{ quote: "if", occurrence: 0, label: "check", cwe: null, why: "mock" }] : []),
+    Effect.succeed(
+      response.includes("if") ? [{ quote: "if", occurrence: 0, label: "check", cwe: null, why: "mock" }] : []
+    ),
   verdict: ({ response }) =>
     Effect.succeed(
       response.includes("if")
