@@ -156,7 +156,7 @@ layer(DeviceLayer)("sampling", (it) => {
       Effect.gen(function* () {
         const ops = yield* opsOf(variant)
         const probabilities = [0.05, 0.3, 0.15, 0.35, 0.03, 0.12]
-        const rows = 3000
+        const rows = 1500
         const logits = Float32Array.from({ length: rows * 6 }, (_, i) => Math.log(probabilities[i % 6]!))
         const x = { logits, vocab: 6, temperature: 1, topP: 0.9, seed: 11, ...rowsOf(rows) }
         const { tokens } = yield* sample(ops, x)

@@ -1,0 +1,154 @@
+import { assert, layer } from "@effect/vitest"
+import { Effect } from "effect"
+import { Gpu, GpuDawn, type KernelName, kernelNames, makeOps } from "../src/index.ts"
+import { asHardware, blank } from "./support.ts"
+
+layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", (it) => {
+  it.effect("with the constants that stand in the files", () =>
+    Effect.gen(function* () {
+      const gpu = yield* Gpu
+      assert.strictEqual(gpu.info.backend, "null")
+      assert.isAbove(kernelNames.length, 30)
+      yield* gpu.compile(kernelNames)
+    })
+  )
+
+  it.effect(
+    "with all constants that Ops chooses: subgroups of 4 and 8, hardware, all losses, with and without reference",
+    () =>
+      Effect.gen(function* () {
+        const gpu = yield* Gpu
+        const f = yield* gpu.alloc("in", "f32", 8192)
+        const u = yield* gpu.alloc("index", "u32", 8192)
+        const [o, p, q, s] = [
+          yield* blank("o", 8192),
+          yield* blank("p", 8192),
+          yield* blank("q", 8192),
+          yield* blank("s", 8192)
+        ] as const
+        const [token, position, kvRow, kvEnd, history] = [
+          yield* gpu.alloc("token", "u32", 64),
+          yield* gpu.alloc("position", "u32", 64),
+          yield* gpu.alloc("kvRow", "u32", 64),
+          yield* gpu.alloc("kvEnd", "u32", 64),
+          yield* gpu.alloc("history", "u32", 64)
+        ] as const
+        const seen = new Set<KernelName>()
+        const software = (lanes: number) => ({ ...gpu.info, software: true, subgroupSize: [lanes, lanes] as const })
+        for (const info of [software(0), software(4), software(8), asHardware(gpu.info)]) {
+          const ops = makeOps(info)
+          yield* gpu.submit("test", (tape) => {
+            for (const m of [8, 300]) {
+              for (const n of [4, 12, 24]) {
+                const x = { a: f, b: f, out: o, m, n, k: 8 }
+                ops.matmulNT(tape, { ...x, bias: f, residual: f, extra: { a: f, b: f, k: 8 } })
+                ops.matmulNN(tape, x)
+                ops.matmulTN(tape, { ...x, accumulate: true })
+              }
+              ops.matmulNT(tape, { a: f, b: f, out: o, m, n: 3, k: 5 })
+            }
+            const norm = { x: f, w: f, rows: 4, dim: 8 }
+            ops.rmsNorm(tape, { ...norm, y: o, rstd: p, eps: 1e-6 })
+            ops.rmsNormBackward(tape, { ...norm, rstd: f, dy: f, dx: o, accumulate: false })
+            ops.rmsNormBackwardWeight(tape, { ...norm, rstd: f, dy: f, dw: o, scratch: p })
+            for (const headDim of [4, 24, 64, 128]) {
+              const shape = { rows: 2, heads: 2, kvHeads: 1, headDim }
+              ops.rope(tape, { ...shape, qkv: f, position: u, kvRow: u, cosine: f, sine: f, q: o, k: p, v: q })
+              ops.ropeBackward(tape, { ...shape, dq: f, dk: f, dv: f, position: u, cosine: f, sine: f, dqkv: o })
+              const attention = { ...shape, q: f, k: f, v: f, kvStart: u, kvEnd: u, qEnd: u }
+              ops.attention(tape, { ...attention, o, stat: p })
+              ops.attention(tape, { ...attention, o, stat: p, packed: true })
+              ops.attentionBackward(tape, { ...attention, o: f, dO: f, stat: p, dq: o, dk: q, dv: s })
+            }
+            ops.swiglu(tape, { gu: f, y: o, rows: 2, dim: 4 })
+            ops.swigluBackward(tape, { gu: f, dy: f, dgu: o, rows: 2, dim: 4 })
+            ops.gatherRows(tape, { table: f, id: u, out: o, rows: 2, dim: 4 })
+            ops.scatterRows(tape, { dy: f, start: u, order: u, dtable: o, rows: 2, dim: 4, accumulate: true })
+            ops.columnSum(tape, { x: f, out: o, rows: 300, cols: 4, scratch: p })
+            for (const ref of [{}, { refLogits: f, refOut: f }]) {
+              const x = { ...ref, target: u, rows: 4, cols: 8, offset: 0, temperature: 1 }
+              ops.logSoftmaxChunk(tape, { ...x, logits: f, state: o })
+              ops.logSoftmaxFinish(tape, { ...ref, state: f, out: o, rows: 4 })
+              ops.logSoftmaxBackward(tape, { ...x, logits: o, out: f, grad: f })
+            }
+            ops.sampleTopP(tape, {
+              logits: o,
+              stream: u,
+              position: u,
+              token,
+              out: p,
+              rows: 2,
+              vocab: 8,
+              temperature: 1,
+              topP: 0.9,
+              seed: 1
+            })
+            ops.decodeAdvance(tape, {
+              token,
+              sampled: f,
+              slot: u,
+              position,
+              kvRow,
+              kvEnd,
+              history,
+              historyLogp: o,
+              rows: 2,
+              capacity: 8,
+              step: 0,
+              endToken: 0
+            })
+            ops.gae(tape, {
+              reward: f,
+              value: f,
+              first: u,
+              bootstrap: f,
+              advantage: o,
+              returns: p,
+              sequences: 2,
+              gamma: 1,
+              lambda: 1
+            })
+            ops.whiten(tape, { x: f, mask: u, y: o, n: 8 })
+            for (const kind of ["clip", "dualClip", "cispo", "sapo"] as const) {
+              const params = {
+                kind,
+                clipLow: 0.2,
+                clipHigh: 0.2,
+                valueClip: 0.2,
+                valueCoef: 0.1,
+                entropyCoef: 0,
+                klCoef: 0,
+                dualClip: 3,
+                tauPositive: 1,
+                tauNegative: 1
+              }
+              const token = { scored: f, old: f, advantage: f, value: f, returns: f }
+              ops.ppoLoss(tape, { ...token, grad: o, dValue: p, metric: q, n: 4, params })
+            }
+            ops.valueHead(tape, { h: f, w: f, value: o, rows: 2, dim: 4 })
+            ops.valueHeadBackward(tape, { dValue: f, h: f, w: f, dh: o, dw: p, rows: 2, dim: 4, accumulate: true })
+            ops.loraMask(tape, { db: o, rows: 6, rank: 2, ends: [2, 4, 6] })
+            ops.pairwiseLoss(tape, { score: f, dScore: o, metric: p, pairs: 2 })
+            ops.gradNorm(tape, { g: f, partial: o, out: p, n: 600, clip: 1 })
+            ops.adamw(tape, {
+              w: o,
+              g: f,
+              m: p,
+              v: q,
+              clip: f,
+              n: 8,
+              step: 1,
+              lr: 1e-3,
+              beta1: 0.9,
+              beta2: 0.99,
+              eps: 1e-8,
+              weightDecay: 0
+            })
+            for (const entry of tape.entries) if (entry._tag === "Dispatch") seen.add(entry.dispatch.kernel)
+          })
+        }
+        // So no kernel stands in the folder that nothing launches.
+        assert.deepStrictEqual([...seen].sort(), [...kernelNames])
+      })
+  )
+})
