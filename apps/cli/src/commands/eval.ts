@@ -29,7 +29,7 @@ export const evaluate = Command.make(
     topP: Flag.Finite("top-p").pipe(
       Flag.withDescription("Mass of the nucleus"),
       Flag.withSchema(Schema.Finite.check(Schema.isBetween({ minimum: 0.01, maximum: 1 }))),
-      Flag.withDefault(1)
+      Flag.withDefault(0.95)
     ),
     seed: Flag.Int("seed").pipe(Flag.withDescription("Seed of the sampler"), Flag.withDefault(1)),
     out: fileFlag("out", "Where to write the result as JSON; the samples go beside it as .samples.jsonl").pipe(
