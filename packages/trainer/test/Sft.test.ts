@@ -260,9 +260,10 @@ layer(DeviceLayer)("trainSft", (it) => {
           onStep: ({ step }) => (step === at ? Effect.interrupt : Effect.void)
         })
         assert.isTrue(Exit.isFailure(cut.exit))
-        assert.strictEqual(yield* hasState(state), at >= 2)
+        // A step is told before it is saved: the interrupt at step `at` leaves the state of an earlier one.
+        assert.strictEqual(yield* hasState(state), at > 2)
         const rest = yield* trained(over as Partial<SftConfig>, { state })
-        const first = 2 * Math.floor(at / 2)
+        const first = 2 * Math.floor((at - 1) / 2)
         assert.deepStrictEqual(rest.starts, [first])
         assert.deepStrictEqual(
           rest.steps.map((s) => [s.step, s.loss, s.gradNorm]),
