@@ -21,7 +21,9 @@ const limit = Flag.Int("limit").pipe(
 )
 const out = fileFlag("out", "Run directory; a run that was cut off goes on there (required)")
 const preset = Flag.Literals("preset", ["demo", "full", "quick"]).pipe(
-  Flag.withDescription("Size of the stages that --config leaves open; demo is full, and quick on slow drivers"),
+  Flag.withDescription(
+    "Size of the stages that --config leaves open; demo is full, or quick where a software driver would take too long"
+  ),
   Flag.withDefault("demo" as const)
 )
 
@@ -70,17 +72,8 @@ const readRunConfig = Effect.fn("readRunConfig")(function* (flags: {
   )
 })
 
-const notesOf = (
-  info: Gpu["Service"]["info"],
-  quick: boolean,
-  chosen: boolean,
-  settings: RunConfig
-): ReadonlyArray<string> => [
-  ...(quick && chosen
-    ? [
-        `A smaller preset was chosen: ${info.name} computes ${info.subgroupSize[1]} lanes at a time; --preset full runs everything.`
-      ]
-    : []),
+const notesOf = (quick: string | null, settings: RunConfig): ReadonlyArray<string> => [
+  ...(quick === null ? [] : [`A smaller preset was chosen: ${quick}; --preset full runs everything.`]),
   ...(settings.data === null
     ? []
     : [
@@ -88,16 +81,22 @@ const notesOf = (
       ])
 ]
 
+/** Why the demo preset is run small here, or null when it is not. */
+const whySmaller = (info: Gpu["Service"]["info"], preset: string, ownData: boolean): string | null => {
+  if (preset !== "demo") return null
+  if (isSlow(info)) return `${info.name} computes ${info.subgroupSize[1]} lanes at a time`
+  return info.software && ownData ? "whole functions are long for a software driver" : null
+}
+
 export const run = Command.make(
   "run",
   { config, data, limit, out, preset, teacher: teacherFlag, recordings: recordingsFlag },
   Effect.fnUntraced(function* (flags) {
     const program = Effect.gen(function* () {
       const gpu = yield* Gpu
-      const slow = isSlow(gpu.info)
-      const quick = flags.preset === "quick" || (flags.preset === "demo" && slow)
-      const settings = yield* readRunConfig({ ...flags, quick })
-      const notes = notesOf(gpu.info, quick, flags.preset === "demo", settings)
+      const smaller = whySmaller(gpu.info, flags.preset, Option.isSome(flags.data))
+      const settings = yield* readRunConfig({ ...flags, quick: flags.preset === "quick" || smaller !== null })
+      const notes = notesOf(smaller, settings)
       yield* Console.log(`device: ${gpu.info.name}${gpu.info.software ? " (software)" : ""}`)
       for (const note of notes) yield* Console.log(note)
       const summary = yield* runPipeline({
