@@ -13,6 +13,7 @@ import {
   type Tokenizer
 } from "@srcode/model"
 import { RunStore } from "@srcode/store"
+import { invariantBroken } from "@srcode/trainer"
 import { Effect } from "effect"
 import type { RunConfig } from "./RunConfig.ts"
 
@@ -49,4 +50,26 @@ export const openTuned = Effect.fn("Models.openTuned")(function* (config: RunCon
   const open = yield* openBase(config)
   yield* mergeLora(open.model.decoder, yield* openAdapter(open.model, "sft/adapter"))
   return open
+})
+
+/**
+ * Reads an adapter back from disk and compares it with what was trained, number by number: equal weights give equal
+ * logits, and an adapter that serves another model than the one trained must not leave a run.
+ */
+export const verifyAdapter = Effect.fn("Models.verifyAdapter")(function* (
+  model: Model,
+  directory: string,
+  trained: Float32Array,
+  stage: string
+) {
+  const adapter = yield* readAdapter(directory, model.config)
+  const loaded = packLora(model.config, adapter.rank, adapter.tensors)
+  const at = loaded.length === trained.length ? loaded.findIndex((x, i) => x !== trained[i]) : 0
+  if (at >= 0) {
+    return yield* invariantBroken(
+      stage,
+      "a reloaded adapter gives identical logits",
+      `${directory} differs from what was trained at element ${at}; the disk or another process changed it`
+    )
+  }
 })
