@@ -53,7 +53,7 @@ const main = () => {
   }
 
   const bin = (name) => join(root, "node_modules/.bin", name)
-  check("lint", bin("biome"), ["check", "--colors=off", "."])
+  check("lint", bin("turbo"), ["run", "//#lint", "--output-logs=new-only", "--no-update-notifier"])
   const codegen = join(root, "packages/gpu/scripts/codegen.ts")
   if (existsSync(codegen)) check("generated files", node.path, [codegen, "--check"])
 
