@@ -28,6 +28,11 @@ export interface SafetensorsFile {
   readonly readShape: (name: string, shape: ReadonlyArray<number>) => Effect.Effect<Float32Array, ModelError>
   /** The stored bytes of any dtype. */
   readonly readBytes: (name: string) => Effect.Effect<Uint8Array, ModelError>
+  /**
+   * The stored bytes of elements `[first, first + count)` of any dtype, unconverted and little-endian. The array starts
+   * its own buffer, so that a typed array of the dtype can be laid over it. The caller bounds `count`.
+   */
+  readonly readRaw: (name: string, first: number, count: number) => Effect.Effect<Uint8Array<ArrayBuffer>, ModelError>
 }
 
 const operation = "read safetensors"
@@ -86,7 +91,7 @@ export const openSafetensors = Effect.fn("Safetensors.open")(function* (
         message: `${path}: tensor ${quote(info.name)} is ${info.dtype}; only F32, F16, BF16 and F64 can be read as numbers`
       })
     }
-    const target = yield* allocate(path, info.name, count)
+    const target = yield* allocate(path, info.name, () => new Float32Array(count), count * 4)
     const start = info.offset + first * size
     if (info.dtype === "F32") {
       yield* fill(new Uint8Array(target.buffer), start)
@@ -117,6 +122,23 @@ export const openSafetensors = Effect.fn("Safetensors.open")(function* (
     return yield* readElements(info, from * width, (to - from) * width)
   })
 
+  const readRaw = Effect.fnUntraced(function* (name: string, first: number, count: number) {
+    const info = yield* find(name)
+    const inside = Number.isInteger(first) && Number.isInteger(count) && first >= 0 && count >= 0
+    if (!inside || first + count > info.elements) {
+      return yield* ModelError.invalid({
+        operation,
+        file: path,
+        tensor: name,
+        message: `${path}: ${count} elements from ${first} of tensor ${quote(name)} are outside its ${info.elements} elements`
+      })
+    }
+    const size = elementBytes[info.dtype]
+    const target = yield* allocate(path, name, () => new Uint8Array(count * size), count * size)
+    yield* fill(target, info.offset + first * size)
+    return target
+  })
+
   return {
     path,
     metadata,
@@ -131,12 +153,8 @@ export const openSafetensors = Effect.fn("Safetensors.open")(function* (
       yield* requireShape(operation, info, shape, path)
       return yield* readElements(info, 0, info.elements)
     }),
-    readBytes: Effect.fnUntraced(function* (name: string) {
-      const info = yield* find(name)
-      const target = new Uint8Array((yield* allocate(path, name, Math.ceil(info.bytes / 4))).buffer, 0, info.bytes)
-      yield* fill(target, info.offset)
-      return target
-    })
+    readBytes: (name) => Effect.flatMap(find(name), (info) => readRaw(name, 0, info.elements)),
+    readRaw
   }
 })
 
@@ -192,7 +210,8 @@ export const openModelWeights = Effect.fn("Safetensors.openModel")(function* (
     read: (name) => via(name, (file) => file.read(name)),
     readRows: (name, from, to) => via(name, (file) => file.readRows(name, from, to)),
     readShape: (name, shape) => via(name, (file) => file.readShape(name, shape)),
-    readBytes: (name) => via(name, (file) => file.readBytes(name))
+    readBytes: (name) => via(name, (file) => file.readBytes(name)),
+    readRaw: (name, first, count) => via(name, (file) => file.readRaw(name, first, count))
   }
 })
 
@@ -242,19 +261,15 @@ export const requireFinite = (during: string, tensor: string, data: Float32Array
   return Effect.void
 }
 
-const allocate = (
-  path: string,
-  tensor: string,
-  elements: number
-): Effect.Effect<Float32Array<ArrayBuffer>, ModelError> =>
+const allocate = <A>(path: string, tensor: string, make: () => A, bytes: number): Effect.Effect<A, ModelError> =>
   Effect.try({
-    try: () => new Float32Array(elements),
+    try: make,
     catch: () =>
       ModelError.io({
         operation,
         file: path,
         tensor,
-        message: `${path}: no memory for the ${elements * 4} bytes of tensor ${quote(tensor)}; read it by rows or free memory`
+        message: `${path}: no memory for the ${bytes} bytes of tensor ${quote(tensor)}; read it by rows or free memory`
       })
   })
 

@@ -106,6 +106,65 @@ describe("safetensors", () => {
     }).pipe(Effect.provide(platform))
   )
 
+  it.effect("raw ranges are the stored bytes of elements of every width, in one file and in several", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const directory = yield* temporaryFolder
+      const widths = { BOOL: 1, F8_E4M3: 1, U8: 1, F16: 2, BF16: 2, I16: 2, F32: 4, I32: 4, F64: 8, U64: 8 }
+      const random = seeded(77)
+      const stored = new Map<string, Uint8Array>()
+      const fileOf = (dtypes: ReadonlyArray<string>) => {
+        const entries: Record<string, unknown> = {}
+        const data: Array<number> = []
+        for (const dtype of dtypes) {
+          const bytes = Uint8Array.from({ length: 15 * widths[dtype as keyof typeof widths] }, () => below(random, 256))
+          entries[dtype] = { dtype, shape: [3, 5], data_offsets: [data.length, data.length + bytes.length] }
+          data.push(...bytes)
+          stored.set(dtype, bytes)
+        }
+        return assemble(JSON.stringify(entries), Uint8Array.from(data))
+      }
+      const names = Object.keys(widths)
+      yield* fs.writeFile(`${directory}/a.safetensors`, fileOf(names.slice(0, 5)))
+      yield* fs.writeFile(`${directory}/b.safetensors`, fileOf(names.slice(5)))
+      const weightMap = Object.fromEntries(names.map((name, i) => [name, i < 5 ? "a.safetensors" : "b.safetensors"]))
+      yield* fs.writeFileString(`${directory}/model.safetensors.index.json`, JSON.stringify({ weight_map: weightMap }))
+      const model = yield* openModelWeights(directory)
+      const alone = yield* openSafetensors(`${directory}/a.safetensors`)
+      for (const [name, size] of Object.entries(widths)) {
+        const bytes = stored.get(name)!
+        for (const file of alone.tensors.has(name) ? [alone, model] : [model]) {
+          for (const [first, count] of [
+            [0, 15],
+            [4, 7],
+            [14, 1],
+            [15, 0],
+            [0, 0]
+          ] as const) {
+            const raw = yield* file.readRaw(name, first, count)
+            assert.deepStrictEqual(raw, bytes.slice(first * size, (first + count) * size), name)
+            assert.deepStrictEqual([raw.byteOffset, raw.buffer.byteLength], [0, count * size])
+          }
+          assert.deepStrictEqual(yield* file.readBytes(name), bytes)
+          for (const [first, count] of [
+            [-1, 2],
+            [0, -1],
+            [0, 16],
+            [15, 1],
+            [0.5, 1],
+            [0, Number.NaN],
+            [2 ** 53, 1]
+          ] as const) {
+            const reason = yield* failsWith(file.readRaw(name, first, count), "Invalid")
+            assert.include(reason.message, name)
+          }
+        }
+      }
+      yield* failsWith(model.readRaw("none", 0, 1), "Missing")
+      yield* failsWith(alone.readRaw("none", 0, 0), "Missing")
+    }).pipe(Effect.provide(platform))
+  )
+
   it.effect("lying headers are refused before anything is allocated", () =>
     Effect.gen(function* () {
       const f32 = (shape: string, from: number, to: number) =>
