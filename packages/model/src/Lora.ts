@@ -50,6 +50,8 @@ export interface LoraTensors {
 export interface LoraShape {
   readonly rank: number
   readonly alpha: number
+  /** Rank-stabilised: the scale is alpha / √rank (default: alpha / rank). */
+  readonly useRslora?: boolean
 }
 
 export interface Lora extends LoraShape {
@@ -100,7 +102,9 @@ export const allocLora = (config: ModelConfig, shape: LoraShape): Effect.Effect<
   Effect.gen(function* () {
     const gpu = yield* Gpu
     const flat = yield* gpu.alloc("lora", "f32", loraLength(config, shape.rank))
-    return { ...shape, scale: loraScale(shape.rank, shape.alpha, false), params: loraWindows(config, shape.rank, flat) }
+    const { rank, alpha, useRslora = false } = shape
+    const params = loraWindows(config, rank, flat)
+    return { rank, alpha, useRslora, scale: loraScale(rank, alpha, useRslora), params }
   })
 
 /** Walks every (layer, module): its rows in the fused B, its rank rows in the fused A, and the flat offsets of both. */
@@ -187,8 +191,7 @@ export const initialLora = (config: ModelConfig, rank: number, uniform: () => nu
 /** Puts an adapter read from disk on the device. */
 export const uploadLora = Effect.fn("Lora.upload")(function* (config: ModelConfig, adapter: Adapter) {
   const gpu = yield* Gpu
-  const lora = yield* allocLora(config, { rank: adapter.rank, alpha: adapter.alpha })
+  const lora = yield* allocLora(config, adapter)
   yield* gpu.write(lora.params.flat, packLora(config, adapter.rank, adapter.tensors))
-  const loaded: Lora = { ...lora, scale: adapter.scale }
-  return loaded
+  return lora
 })

@@ -5,7 +5,7 @@
 import { Gpu, gpuError, makeOps, OutOfMemory } from "@srcode/gpu"
 import { Effect } from "effect"
 import { loadConfig, type ModelConfig } from "./Config.ts"
-import { allocLora, type Lora, packLora, uploadLora } from "./Lora.ts"
+import { allocLora, type Lora, type LoraShape, packLora, uploadLora } from "./Lora.ts"
 import { ModelError } from "./ModelError.ts"
 import { type Adapter, type LoraKey, type LoraPair, readAdapter } from "./Peft.ts"
 import { allocRope } from "./Rope.ts"
@@ -127,7 +127,7 @@ export const combineAdapters = (
 /** A fresh adapter on the device from host pairs (for example a checkpoint's). */
 export const loraFromPairs = Effect.fnUntraced(function* (
   config: ModelConfig,
-  shape: { readonly rank: number; readonly alpha: number },
+  shape: LoraShape,
   pairs: ReadonlyMap<LoraKey, LoraPair>
 ) {
   const gpu = yield* Gpu

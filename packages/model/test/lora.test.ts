@@ -176,10 +176,9 @@ layer(DeviceLayer)("LoRA", (it) => {
           const scale = useRslora ? 6 / Math.sqrt(4) : 6 / 4
           assert.strictEqual(lora.scale, scale)
           const actual = yield* score(model, lora, sequences)
-          if (!useRslora) {
-            const direct = yield* loraFromPairs(model.config, { rank: 4, alpha: 6 }, tensors)
-            assert.deepStrictEqual(actual, yield* score(model, direct, sequences))
-          }
+          const direct = yield* loraFromPairs(model.config, { rank: 4, alpha: 6, useRslora }, tensors)
+          assert.strictEqual(direct.scale, scale)
+          assert.deepStrictEqual(actual, yield* score(model, direct, sequences))
           const expected = lossOf(referenceConfig(shape), parameters, referenceLora(4, scale, tensors), sequences, nll)
           const scorer = yield* makeScorer(model.decoder, { capacity: 64, rank: 4 })
           const logProbs = (yield* scorer.score(lora, sequences)).flatMap((s) => [...s.logProbs])

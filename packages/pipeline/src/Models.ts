@@ -1,9 +1,7 @@
 /** Opening models for a stage: the base, the base with supervised tuning merged in, and adapters of a run. */
 
-import { Gpu } from "@srcode/gpu"
 import {
-  allocLora,
-  type Lora,
+  loadAdapter,
   loadModel,
   loadModelTokenizer,
   type Model,
@@ -37,12 +35,7 @@ export const openBase = Effect.fn("Models.openBase")(function* (config: RunConfi
 /** An adapter of the run directory, on the device. */
 export const openAdapter = Effect.fn("Models.openAdapter")(function* (model: Model, relative: string) {
   const store = yield* RunStore
-  const gpu = yield* Gpu
-  const adapter = yield* readAdapter(store.path(relative), model.config)
-  const lora = yield* allocLora(model.config, { rank: adapter.rank, alpha: adapter.alpha })
-  yield* gpu.write(lora.params.flat, packLora(model.config, adapter.rank, adapter.tensors))
-  const open: Lora = { ...lora, scale: adapter.scale }
-  return open
+  return yield* loadAdapter(model, store.path(relative))
 })
 
 /** The base with `sft/adapter` merged into its weights: the start and the reference of reinforcement. */
@@ -56,7 +49,7 @@ export const openTuned = Effect.fn("Models.openTuned")(function* (config: RunCon
  * Reads an adapter back from disk and compares it with what was trained, number by number: equal weights give equal
  * logits, and an adapter that serves another model than the one trained must not leave a run.
  */
-export const verifyAdapter = Effect.fn("Models.verifyAdapter")(function* (
+export const compareAdapter = Effect.fn("Models.compareAdapter")(function* (
   model: Model,
   directory: string,
   trained: Float32Array,

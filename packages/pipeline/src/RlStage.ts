@@ -37,7 +37,7 @@ import {
 import { Effect, Schema, Stream } from "effect"
 import { askTeacher, type TeacherFeedback } from "./Feedback.ts"
 import { respond, type TextResponse } from "./Generated.ts"
-import { longestSequence, openTuned, verifyAdapter } from "./Models.ts"
+import { compareAdapter, longestSequence, openTuned } from "./Models.ts"
 import { report } from "./Progress.ts"
 import { openRewardModel } from "./RewardModelStage.ts"
 import type { RunConfig } from "./RunConfig.ts"
@@ -234,7 +234,7 @@ export const reinforce = Effect.fn("reinforce")(function* <E, R>(options: Reinfo
   })
   const head = params.slice(trainer.adapterLength)
   yield* writeValueHead(store.path(options.directory), { weight: head.slice(0, -1), bias: head.at(-1) ?? 0 })
-  yield* verifyAdapter(model, store.path(at("adapter")), params.subarray(0, trainer.adapterLength), stage)
+  yield* compareAdapter(model, store.path(at("adapter")), params.subarray(0, trainer.adapterLength), stage)
   yield* store.remove(at("state"))
   return [at("adapter"), at("value_head.safetensors"), file]
 }, Effect.scoped)

@@ -5,7 +5,7 @@ import { allocLora, linearModules, type Tokenizer, unpackLora, writeAdapter } fr
 import { type MetricsWriter, RunStore } from "@srcode/store"
 import { badInput, completionRow, sftMetrics, type TokenRow, Trainer } from "@srcode/trainer"
 import { Effect, Option, Ref } from "effect"
-import { longestSequence, openBase, verifyAdapter } from "./Models.ts"
+import { compareAdapter, longestSequence, openBase } from "./Models.ts"
 import { report } from "./Progress.ts"
 import type { RunConfig } from "./RunConfig.ts"
 import { readWorld } from "./World.ts"
@@ -71,7 +71,7 @@ export const sftStage = Effect.fn("Stage.sft")(function* (config: RunConfig) {
     targetModules: linearModules,
     tensors: unpackLora(model.config, config.sft.rank, flat)
   })
-  yield* verifyAdapter(model, store.path("sft/adapter"), flat, "sft")
+  yield* compareAdapter(model, store.path("sft/adapter"), flat, "sft")
   yield* store.remove("sft/state")
   return ["sft/adapter"]
 }, Effect.scoped)

@@ -95,8 +95,7 @@ export const sft = Command.make(
         : null
       const shape = initial ?? settings
       const train = Effect.gen(function* () {
-        const fresh = yield* allocLora(model.config, shape)
-        const lora = initial === null ? fresh : { ...fresh, scale: initial.scale }
+        const lora = yield* allocLora(model.config, shape)
         if (initial !== null) yield* gpu.write(lora.params.flat, packLora(model.config, initial.rank, initial.tensors))
         // Opened once the first step is known: opening drops the lines from that step on, and only those.
         const metrics = yield* Ref.make(Option.none<MetricsWriter>())
