@@ -1,5 +1,5 @@
 /**
- * Reads every `kernels/<op>/<variant>.wgsl`, reflects its interface and writes `src/manifest.ts`. `--check` writes
+ * Reads every `kernels/<op>/<variant>.wgsl` (files that begin with an underscore are parts of others), reflects its interface and writes `src/manifest.ts`. `--check` writes
  * nothing and fails when the committed file differs.
  *
  * Function bodies are blanked before reflection: the reflector does not know matrix-unit types, and needs only the
@@ -8,7 +8,7 @@
 import { createHash } from "node:crypto"
 import { readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { WgslReflect } from "wgsl_reflect/wgsl_reflect.module.js"
-import { constantsOf, expand } from "../src/internal/template.ts"
+import { constantsOf, expand, inline } from "../src/internal/template.ts"
 
 const root = new URL("../../../kernels/", import.meta.url)
 const target = new URL("../src/manifest.ts", import.meta.url)
@@ -44,16 +44,18 @@ const fail = (file: string, why: string): never => {
   process.exit(1)
 }
 
+const read = (path: string): string => readFileSync(new URL(path, root), "utf8")
+
 const entries: Array<string> = []
 for (const op of readdirSync(root, { withFileTypes: true })
   .filter((d) => d.isDirectory() && d.name !== "node_modules" && !d.name.startsWith("."))
   .map((d) => d.name)
   .sort()) {
   for (const file of readdirSync(new URL(`${op}/`, root))
-    .filter((f) => f.endsWith(".wgsl"))
+    .filter((f) => f.endsWith(".wgsl") && !f.startsWith("_"))
     .sort()) {
     const path = `${op}/${file}`
-    const source = readFileSync(new URL(path, root), "utf8")
+    const source = inline(read(path), read)
     const text = blankBodies(expand(source))
     const reflect = new WgslReflect(text)
     const entry = reflect.entry.compute

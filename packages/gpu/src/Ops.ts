@@ -4,17 +4,22 @@
 import type { AdapterInfo } from "./Gpu.ts"
 import { makeAttention } from "./ops/attention.ts"
 import { makeLayerOps } from "./ops/layer.ts"
+import { makeLora } from "./ops/lora.ts"
 import { makeMatmul } from "./ops/matmul.ts"
 import { makeTrainOps } from "./ops/train.ts"
 import { makeVocabularyOps } from "./ops/vocabulary.ts"
 
-export const makeOps = (info: AdapterInfo) => ({
-  ...makeMatmul(info),
-  ...makeAttention(info),
-  ...makeLayerOps(info),
-  ...makeVocabularyOps(info),
-  ...makeTrainOps(info)
-})
+export const makeOps = (info: AdapterInfo) => {
+  const matmul = makeMatmul(info)
+  return {
+    ...matmul,
+    ...makeLora(info, matmul.matmulNN),
+    ...makeAttention(info),
+    ...makeLayerOps(info),
+    ...makeVocabularyOps(info),
+    ...makeTrainOps(info)
+  }
+}
 
 export type Ops = ReturnType<typeof makeOps>
 

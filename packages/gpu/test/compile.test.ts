@@ -1,6 +1,6 @@
 import { assert, layer } from "@effect/vitest"
 import { Effect } from "effect"
-import { Gpu, GpuDawn, type KernelName, kernelNames, makeOps } from "../src/index.ts"
+import { allocMatrix, Gpu, GpuDawn, type KernelName, kernelNames, type Matrix, makeOps } from "../src/index.ts"
 import { asHardware, blank } from "./support.ts"
 
 layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", (it) => {
@@ -33,6 +33,9 @@ layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", 
           yield* gpu.alloc("kvEnd", "u32", 64),
           yield* gpu.alloc("history", "u32", 64)
         ] as const
+        const matrices: Array<Matrix> = []
+        for (const storage of ["f32", "f16", "int8", "int4"] as const)
+          matrices.push(yield* allocMatrix(storage, storage, 24, 8))
         const seen = new Set<KernelName>()
         const software = (lanes: number) => ({ ...gpu.info, software: true, subgroupSize: [lanes, lanes] as const })
         for (const info of [software(0), software(4), software(8), asHardware(gpu.info)]) {
@@ -46,6 +49,14 @@ layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", 
                 ops.matmulTN(tape, { ...x, accumulate: true })
               }
               ops.matmulNT(tape, { a: f, b: f, out: o, m, n: 3, k: 5 })
+              for (const b of matrices) {
+                ops.matmulNT(tape, { a: f, b, out: o, m, n: 24, k: 8 })
+                ops.matmulNN(tape, { a: f, b, out: o, m, n: 8, k: 24 })
+              }
+            }
+            for (const b of matrices.slice(0, 2)) {
+              ops.gatherRows(tape, { table: b, id: u, out: o, rows: 2, dim: 8 })
+              ops.addLowRank(tape, { w: b, b: f, a: p, width: 2, scale: 1 })
             }
             const norm = { x: f, w: f, rows: 4, dim: 8 }
             ops.rmsNorm(tape, { ...norm, y: o, rstd: p, eps: 1e-6 })

@@ -7,7 +7,7 @@ import { readFileSync } from "node:fs"
 import { Effect, Result } from "effect"
 import { type GpuError, gpuError, ShaderInvalid } from "../GpuError.ts"
 import { type KernelName, kernelSpec } from "../Kernel.ts"
-import { expand } from "./template.ts"
+import { expand, inline } from "./template.ts"
 
 /** The folder of the kernel texts. */
 export const kernelsRoot = new URL("../../../../kernels/", import.meta.url)
@@ -53,8 +53,11 @@ export const makePipelines = (device: GPUDevice, features: ReadonlySet<string>, 
     const missing = spec.features.map((f) => featureOf[f] ?? f.replaceAll("_", "-")).filter((f) => !features.has(f))
     if (missing.length > 0) return Result.fail(invalid(kernel, `this device lacks ${missing.join(", ")}`))
     return Result.try({
-      try: () => readFileSync(new URL(spec.file, root), "utf8"),
-      catch: () => invalid(kernel, `the file kernels/${spec.file} cannot be read`)
+      try: () => {
+        const read = (path: string) => readFileSync(new URL(path, root), "utf8")
+        return inline(read(spec.file), read)
+      },
+      catch: () => invalid(kernel, `the file kernels/${spec.file} or a part of it cannot be read`)
     }).pipe(
       Result.filterOrFail(
         (text) => createHash("sha256").update(text).digest("hex").slice(0, 16) === spec.hash,

@@ -1,11 +1,24 @@
 /**
  * The one text step between a `.wgsl` file and the compiler: constants are set and marked loops are unrolled.
  *
- * `const ROWS = 8u; //@const` may be given another value; `//@for i 0 ROWS` … `//@end` repeats its lines with `$i`
+ * `//@include op/_part.wgsl` on a line of its own stands for that file's text (parts are not kernels: their names begin with an
+ * underscore). `const ROWS = 8u; //@const` may be given another value; `//@for i 0 ROWS` … `//@end` repeats its lines with `$i`
  * replaced (nesting allowed; bounds are integers or constants). Arrays of accumulators must be named variables:
  * software drivers keep dynamically indexed ones in memory, and `subgroupBroadcast` wants literal lanes.
  */
 const constantLine = /^const\s+([A-Z][A-Z0-9_]*)\s*(?::\s*u32\s*)?=\s*([0-9]+)u?\s*;\s*\/\/@const\b.*$/
+
+const includeLine = /^\s*\/\/@include\s+(\S+)\s*$/
+
+/** The text with its includes put in, to any depth; `read` gives the text of a file under `kernels/`. */
+export const inline = (source: string, read: (path: string) => string): string =>
+  source
+    .split("\n")
+    .map((line) => {
+      const path = includeLine.exec(line)?.[1]
+      return path === undefined ? line : inline(read(path), read).trimEnd()
+    })
+    .join("\n")
 
 /** The specialisable constants of a source text with their values. */
 export const constantsOf = (source: string): Record<string, number> =>

@@ -5,6 +5,7 @@
  * workgroup a row elsewhere.
  */
 import type { AdapterInfo } from "../Gpu.ts"
+import { denseMatrix, type Matrix } from "../Matrix.ts"
 import { grid1d, gridRows, type Tape } from "../Tape.ts"
 import type { Tensor } from "../Tensor.ts"
 
@@ -200,15 +201,33 @@ export const makeLayerOps = (info: AdapterInfo) => {
       const bindings = { gu: x.gu, dy: x.dy, dgu: x.dgu }
       tape.dispatch("swiglu_backward", bindings, { rows: x.rows, dim: x.dim, span }, grid, constants)
     },
-    /** out[i,:] = table[id[i],:]. */
-    gatherRows(tape: Tape, x: { table: F; id: U; out: F; rows: number; dim: number }): void {
+    /** out[i,:] = table[id[i],:]; a matrix must be held in f32 or f16. */
+    gatherRows(tape: Tape, x: { table: F | Matrix; id: U; out: F; rows: number; dim: number }): void {
       fits(tape, "embedding", [
         ["id", x.id, x.rows],
         ["out", x.out, x.rows * x.dim]
       ])
       const { constants, grid, span } = byRows(info, x.rows, x.dim)
-      const bindings = { table: x.table, id: x.id, out: x.out }
-      tape.dispatch("embedding_forward", bindings, { rows: x.rows, dim: x.dim, span }, grid, constants)
+      const table = "parts" in x.table ? x.table : denseMatrix(x.table, Math.floor(x.table.length / x.dim), x.dim)
+      tape.require(
+        table.cols === x.dim,
+        "embedding",
+        `the table (${table.label}) has ${table.cols} columns, not ${x.dim}`
+      )
+      for (const part of table.parts) {
+        const bindings = { id: x.id, out: x.out }
+        const params = { rows: x.rows, dim: x.dim, span, b_stride: table.stride, first: part.first, count: part.rows }
+        if (part.storage === "f32")
+          tape.dispatch("embedding_forward", { ...bindings, b: part.data }, params, grid, constants)
+        else if (part.storage === "f16")
+          tape.dispatch("embedding_forward_f16", { ...bindings, b: part.data }, params, grid, constants)
+        else
+          tape.require(
+            false,
+            "embedding",
+            `the table (${table.label}) is held in ${part.storage}; only f32 and f16 are`
+          )
+      }
     },
     /** The adjoint: dtable[v,:] (+)= sum of dy rows listed in order[start[v]..start[v+1]). */
     scatterRows(

@@ -176,19 +176,6 @@ export const makeTrainOps = (info: AdapterInfo) => {
           { WG }
         )
     },
-    /** Zeroes the off-diagonal blocks of a grouped adapter gradient db [rows, groups * rank]; `ends` are the groups' last rows. */
-    loraMask(tape: Tape, x: { db: F; rows: number; rank: number; ends: ReadonlyArray<number> }): void {
-      if (x.ends.length < 2) return
-      tape.require(x.ends.length <= 3, "lora_mask", `${x.ends.length} groups; at most 3 share a weight`)
-      fits(tape, "lora_mask", [["db", x.db, x.rows * x.ends.length * x.rank]])
-      tape.dispatch(
-        "lora_mask",
-        { db: x.db },
-        { rows: x.rows, rank: x.rank, groups: x.ends.length, end0: x.ends[0] ?? x.rows, end1: x.ends[1] ?? x.rows },
-        grid(x.rows * x.ends.length * x.rank),
-        { WG }
-      )
-    },
     /** Bradley–Terry loss of score [2 pairs] (chosen, rejected alternating); metric [pairs, 2]. */
     pairwiseLoss(tape: Tape, x: { score: F; dScore: F; metric: F; pairs: number }): void {
       fits(tape, "pairwise_loss", [

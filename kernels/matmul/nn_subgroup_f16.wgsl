@@ -1,0 +1,3 @@
+// nn_subgroup.wgsl with b held as kernels/weight/_f16.wgsl says.
+//@include matmul/_nn_subgroup.wgsl
+//@include weight/_f16.wgsl

@@ -1,0 +1,135 @@
+/**
+ * Numbers into the packed storages of a `Matrix`: pure functions from rows of f32 to words on the host, and their upload.
+ * Formats and errors: kernels/weight/README.md.
+ */
+import { Effect } from "effect"
+import { Gpu } from "./Gpu.ts"
+import { int4Block, type Matrix, type Storage, storageLayout, strideOf, wordsOf } from "./Matrix.ts"
+
+export interface PackedRows {
+  readonly data: Uint32Array<ArrayBuffer>
+  /** int8: the bits of f32 scales; int4: pairs of 16-bit floats; empty for the others. */
+  readonly scales: Uint32Array<ArrayBuffer>
+}
+
+/** The largest finite 16-bit float. */
+export const largestF16 = 65504
+
+/** f32 into the bytes of an f16 row image; `values` [rows, cols]. Numbers beyond ±65504 become infinite: check before. */
+const packF16 = (values: Float32Array, rows: number, cols: number): Uint32Array<ArrayBuffer> => {
+  const stride = strideOf("f16", cols)
+  const words = new Uint32Array((rows * stride) / 2)
+  const halves = new Float16Array(words.buffer)
+  if (stride === cols) halves.set(values)
+  else for (let r = 0; r < rows; r++) halves.set(values.subarray(r * cols, (r + 1) * cols), r * stride)
+  return words
+}
+
+const packInt8 = (values: Float32Array, rows: number, cols: number): PackedRows => {
+  const stride = strideOf("int8", cols)
+  const data = new Uint32Array((rows * stride) / 4)
+  const bytes = new Int8Array(data.buffer)
+  const scales = new Float32Array(rows)
+  for (let r = 0; r < rows; r++) {
+    let largest = 0
+    for (let c = 0; c < cols; c++) largest = Math.max(largest, Math.abs(values[r * cols + c] ?? 0))
+    const scale = Math.fround(largest / 127)
+    scales[r] = scale
+    if (scale === 0) continue
+    for (let c = 0; c < cols; c++) {
+      bytes[r * stride + c] = Math.max(-127, Math.min(127, Math.round((values[r * cols + c] ?? 0) / scale)))
+    }
+  }
+  return { data, scales: new Uint32Array(scales.buffer) }
+}
+
+const packInt4 = (values: Float32Array, rows: number, cols: number): PackedRows => {
+  const stride = strideOf("int4", cols)
+  const blocks = stride / int4Block
+  const data = new Uint32Array((rows * stride) / 8)
+  const scales = new Uint32Array(rows * blocks)
+  const pairs = new Float16Array(scales.buffer)
+  for (let r = 0; r < rows; r++) {
+    for (let block = 0; block < blocks; block++) {
+      const from = r * cols + block * int4Block
+      const to = Math.min(from + int4Block, (r + 1) * cols)
+      let low = Number.POSITIVE_INFINITY
+      let high = Number.NEGATIVE_INFINITY
+      for (let i = from; i < to; i++) {
+        const w = values[i] ?? 0
+        if (w < low) low = w
+        if (w > high) high = w
+      }
+      const at = r * blocks + block
+      pairs[2 * at] = (high - low) / 15
+      pairs[2 * at + 1] = low
+      // What the device will reckon with, after rounding.
+      const [scale, base] = [pairs[2 * at] ?? 0, pairs[2 * at + 1] ?? 0]
+      if (scale === 0) continue
+      const first = (r * stride + block * int4Block) / 8
+      for (let i = from; i < to; i++) {
+        const step = Math.max(0, Math.min(15, Math.round(((values[i] ?? 0) - base) / scale)))
+        const word = first + ((i - from) >> 3)
+        data[word] = (data[word] ?? 0) | (step << (((i - from) & 7) * 4))
+      }
+    }
+  }
+  return { data, scales }
+}
+
+const none = new Uint32Array(0)
+
+/** Packs `values` [rows, cols] for a matrix of this storage. Numbers must be finite and, for f16 and int4, within ±65504. */
+export const packRows = (
+  storage: Storage,
+  values: Float32Array<ArrayBuffer>,
+  rows: number,
+  cols: number
+): PackedRows => {
+  switch (storage) {
+    case "f32":
+      return { data: new Uint32Array(values.buffer, values.byteOffset, values.length), scales: none }
+    case "f16":
+      return { data: packF16(values, rows, cols), scales: none }
+    case "int8":
+      return packInt8(values, rows, cols)
+    case "int4":
+      return packInt4(values, rows, cols)
+  }
+}
+
+/** Bytes that `rows` rows take on the device. */
+export const matrixBytes = (storage: Storage, rows: number, cols: number): number => {
+  const { data, scales } = wordsOf(storage, rows, cols)
+  return 4 * (data + scales)
+}
+
+/** Bits a weight of this storage takes, padding aside. */
+export const bitsPerWeight = (storage: Storage): number =>
+  32 / storageLayout[storage].perWord + (storage === "int4" ? 32 / int4Block : 0)
+
+/** Uploads packed rows `first … first + rows - 1` of the matrix, into whichever of its parts they lie. */
+export const writeRows = Effect.fnUntraced(function* (matrix: Matrix, first: number, rows: number, packed: PackedRows) {
+  const gpu = yield* Gpu
+  const words = wordsOf(matrix.storage, 1, matrix.cols)
+  for (const part of matrix.parts) {
+    const [from, to] = [Math.max(first, part.first), Math.min(first + rows, part.first + part.rows)]
+    if (from >= to) continue
+    // Uploads may start at any word; windows for kernels may not, so these are not made with `window`.
+    const slice = (all: Uint32Array<ArrayBuffer>, perRow: number) =>
+      all.subarray((from - first) * perRow, (to - first) * perRow)
+    const at = (offset: number, perRow: number) => offset + (from - part.first) * perRow
+    const floats = (bits: Uint32Array<ArrayBuffer>) => new Float32Array(bits.buffer, bits.byteOffset, bits.length)
+    const data = slice(packed.data, words.data)
+    if (part.storage === "f32")
+      yield* gpu.write({ ...part.data, offset: at(part.data.offset, words.data), length: data.length }, floats(data))
+    else {
+      yield* gpu.write({ ...part.data, offset: at(part.data.offset, words.data), length: data.length }, data)
+      if (part.storage === "f16") continue
+      const scales = slice(packed.scales, words.scales)
+      const offset = at(part.scales.offset, words.scales)
+      if (part.storage === "int8") yield* gpu.write({ ...part.scales, offset, length: scales.length }, floats(scales))
+      else yield* gpu.write({ ...part.scales, offset, length: scales.length }, scales)
+    }
+  }
+})
