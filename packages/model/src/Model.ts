@@ -7,9 +7,9 @@ import { Effect } from "effect"
 import { loadConfig, type ModelConfig } from "./Config.ts"
 import { allocLora, type Lora, type LoraShape, packLora, uploadLora } from "./Lora.ts"
 import { ModelError } from "./ModelError.ts"
+import { checkModelTensors, openModelWeights } from "./ModelWeights.ts"
 import { type Adapter, type LoraKey, type LoraPair, readAdapter } from "./Peft.ts"
 import { allocRope } from "./Rope.ts"
-import { openModelWeights } from "./Safetensors.ts"
 import { loadTokenizer } from "./Tokenizer.ts"
 import type { Decoder } from "./Transformer.ts"
 import { loadWeights, weightParts } from "./Weights.ts"
@@ -36,6 +36,7 @@ export const loadModel = Effect.fn("Model.load")(function* (
     })
   }
   const file = yield* openModelWeights(directory)
+  yield* checkModelTensors(config, file)
   const bytes = weightParts(config).reduce((sum, part) => sum + part.length * 4, 0)
   const { live, budget } = yield* gpu.memory
   if (live + bytes > budget) {

@@ -3,12 +3,12 @@
  *
  * The header is checked in full before anything is allocated; tensors are read on demand, whole or by rows of
  * their first dimension, in pieces of 8 MiB, so that a large BF16 tensor never exists twice. Every float format arrives
- * as f32. A model may lie in several files (`model.safetensors.index.json`).
+ * as f32. A model may lie in several files: `ModelWeights.ts` puts them behind the same face.
  */
 
 import type { Scope } from "effect"
 import { Effect, FileSystem } from "effect"
-import { exists, ioError, isRecord, readJsonObject } from "./internal/files.ts"
+import { ioError, requireFile } from "./internal/files.ts"
 import { decodeBf16, decodeF16 } from "./internal/half.ts"
 import { type Dtype, elementBytes, headerLength, parseHeader, type TensorInfo } from "./internal/safetensors-header.ts"
 import { ModelError, quote } from "./ModelError.ts"
@@ -44,12 +44,9 @@ export const openSafetensors = Effect.fn("Safetensors.open")(function* (
 ): Effect.fn.Return<SafetensorsFile, ModelError, FileSystem.FileSystem | Scope.Scope> {
   const fs = yield* FileSystem.FileSystem
   const failed = Effect.mapError(ioError(operation, path))
+  yield* requireFile(operation, path)
   const handle = yield* fs.open(path, { flag: "r" }).pipe(failed)
-  const stat = yield* handle.stat.pipe(failed)
-  if (stat.type !== "File") {
-    return yield* ModelError.io({ operation, file: path, message: `${path} is not a file; give a .safetensors file` })
-  }
-  const fileBytes = Number(stat.size)
+  const fileBytes = Number((yield* handle.stat.pipe(failed)).size)
 
   /** Exactly `length` bytes at `position` into `target`. */
   const fill = Effect.fnUntraced(function* (target: Uint8Array, position: number) {
@@ -158,64 +155,7 @@ export const openSafetensors = Effect.fn("Safetensors.open")(function* (
   }
 })
 
-/**
- * The weights of a model folder: `model.safetensors` if it is there, else the files named by
- * `model.safetensors.index.json`. Only tensors that the index lists are visible.
- */
-export const openModelWeights = Effect.fn("Safetensors.openModel")(function* (
-  directory: string
-): Effect.fn.Return<SafetensorsFile, ModelError, FileSystem.FileSystem | Scope.Scope> {
-  const single = `${directory}/model.safetensors`
-  if (yield* exists(operation, single)) return yield* openSafetensors(single)
-  const indexFile = `${single}.index.json`
-  if (!(yield* exists(operation, indexFile))) {
-    return yield* ModelError.missing({
-      operation,
-      file: single,
-      message: `${directory} holds neither model.safetensors nor model.safetensors.index.json; give a Hugging Face model folder`
-    })
-  }
-  const index = yield* readJsonObject(operation, indexFile)
-  const weightMap = index.weight_map
-  const bad = (what: string) =>
-    ModelError.malformed({ operation, file: indexFile, message: `${indexFile}: ${what}; fetch the file again` })
-  if (!isRecord(weightMap)) return yield* bad("weight_map is not an object")
-  const parts = new Map<string, SafetensorsFile>()
-  const owner = new Map<string, SafetensorsFile>()
-  const tensors = new Map<string, TensorInfo>()
-  for (const [name, fileName] of Object.entries(weightMap)) {
-    if (typeof fileName !== "string" || !/^[\w-][\w.-]*\.safetensors$/.test(fileName)) {
-      return yield* bad(
-        `tensor ${quote(name)} points at ${quote(String(fileName))}, not at a .safetensors file beside it`
-      )
-    }
-    const part = parts.get(fileName) ?? (yield* openSafetensors(`${directory}/${fileName}`))
-    parts.set(fileName, part)
-    const info = part.tensors.get(name)
-    if (info === undefined) return yield* missingTensor(part.path, name, part.tensors)
-    owner.set(name, part)
-    tensors.set(name, info)
-  }
-  const via = <A>(
-    name: string,
-    f: (file: SafetensorsFile) => Effect.Effect<A, ModelError>
-  ): Effect.Effect<A, ModelError> => {
-    const file = owner.get(name)
-    return file === undefined ? Effect.fail(missingTensor(indexFile, name, tensors)) : f(file)
-  }
-  return {
-    path: indexFile,
-    metadata: new Map(),
-    tensors,
-    read: (name) => via(name, (file) => file.read(name)),
-    readRows: (name, from, to) => via(name, (file) => file.readRows(name, from, to)),
-    readShape: (name, shape) => via(name, (file) => file.readShape(name, shape)),
-    readBytes: (name) => via(name, (file) => file.readBytes(name)),
-    readRaw: (name, first, count) => via(name, (file) => file.readRaw(name, first, count))
-  }
-})
-
-const missingTensor = (path: string, name: string, tensors: ReadonlyMap<string, TensorInfo>): ModelError => {
+export const missingTensor = (path: string, name: string, tensors: ReadonlyMap<string, TensorInfo>): ModelError => {
   const some = [...tensors.keys()].slice(0, 3).map(quote).join(", ")
   return ModelError.missing({
     operation,

@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, FileSystem } from "effect"
-import { openModelWeights, openSafetensors } from "../src/Safetensors.ts"
+import { openModelWeights } from "../src/ModelWeights.ts"
+import { openSafetensors } from "../src/Safetensors.ts"
 import { encodeSafetensors, writeSafetensors } from "../src/SafetensorsWriter.ts"
 import { below, failsWith, platform, seeded, temporaryFolder } from "./support.ts"
 
@@ -238,37 +239,6 @@ describe("safetensors", () => {
         )
       }
       assert.isAbove(refused, 150)
-    }).pipe(Effect.provide(platform))
-  )
-
-  it.effect("a model in several files reads as one; a lying index is refused", () =>
-    Effect.gen(function* () {
-      const fs = yield* FileSystem.FileSystem
-      const directory = yield* temporaryFolder
-      const [a, b] = [tensor("a", [2, 2], 1), tensor("b", [3], 2)]
-      yield* writeSafetensors(`${directory}/model-00001-of-00002.safetensors`, [a])
-      yield* writeSafetensors(`${directory}/model-00002-of-00002.safetensors`, [b])
-      const index = (weightMap: unknown) =>
-        fs.writeFileString(
-          `${directory}/model.safetensors.index.json`,
-          JSON.stringify({ metadata: {}, weight_map: weightMap })
-        )
-      yield* failsWith(openModelWeights(directory), "Missing")
-      yield* index({ a: "model-00001-of-00002.safetensors", b: "model-00002-of-00002.safetensors" })
-      const model = yield* openModelWeights(directory)
-      assert.deepStrictEqual(yield* model.read("a"), a.data)
-      assert.deepStrictEqual(yield* model.readRows("b", 1, 2), b.data.slice(1, 2))
-      yield* failsWith(model.read("c"), "Missing")
-      yield* index({ a: "../model-00001-of-00002.safetensors" })
-      yield* failsWith(openModelWeights(directory), "Malformed")
-      yield* index({ a: "model-00002-of-00002.safetensors" })
-      yield* failsWith(openModelWeights(directory), "Missing")
-      yield* index({ a: "model-00003-of-00002.safetensors" })
-      yield* failsWith(openModelWeights(directory), "Missing")
-      yield* index([])
-      yield* failsWith(openModelWeights(directory), "Malformed")
-      yield* writeSafetensors(`${directory}/model.safetensors`, [b])
-      assert.deepStrictEqual([...(yield* openModelWeights(directory)).tensors.keys()], ["b"])
     }).pipe(Effect.provide(platform))
   )
 

@@ -28,8 +28,31 @@ export const exists = Effect.fnUntraced(function* (operation: string, file: stri
   return yield* fs.exists(file).pipe(Effect.mapError(ioError(operation, file)))
 })
 
+/**
+ * Fails unless the path leads to a regular file, and gives its size in bytes. Asked before a file is opened: a pipe with
+ * this name would be waited for without end.
+ */
+export const requireFile = Effect.fnUntraced(function* (operation: string, file: string) {
+  const fs = yield* FileSystem.FileSystem
+  const stat = yield* fs.stat(file).pipe(Effect.mapError(ioError(operation, file)))
+  if (stat.type === "File") return Number(stat.size)
+  const kind = stat.type === "Directory" ? "a folder" : "no regular file"
+  return yield* ModelError.io({ operation, file, message: `${operation}: ${file} is ${kind}; put the file there` })
+})
+
+/** Texts are held in memory as a whole: the largest real one, a tokenizer with 256,000 tokens, has 35 MB. */
+const textLimit = 256 * 1024 * 1024
+
 export const readText = Effect.fnUntraced(function* (operation: string, file: string) {
   const fs = yield* FileSystem.FileSystem
+  const size = yield* requireFile(operation, file)
+  if (size > textLimit) {
+    return yield* ModelError.malformed({
+      operation,
+      file,
+      message: `${operation}: ${file} has ${size} bytes, a text here has at most ${textLimit}; it is not what its name says`
+    })
+  }
   const bytes = yield* fs.readFile(file).pipe(Effect.mapError(ioError(operation, file)))
   return yield* decodeUtf8(operation, file, bytes)
 })
@@ -47,6 +70,13 @@ export const readJsonObject = Effect.fnUntraced(function* (operation: string, fi
 })
 
 export const parseJsonObject = Effect.fnUntraced(function* (operation: string, file: string, text: string) {
+  if (nestsTooDeep(text)) {
+    return yield* ModelError.malformed({
+      operation,
+      file,
+      message: `${operation}: ${file} nests deeper than ${maxDepth}; it is not what its name says, fetch it again`
+    })
+  }
   const value: unknown = yield* Effect.try({
     try: () => JSON.parse(text),
     catch: (cause) =>
@@ -61,6 +91,26 @@ export const parseJsonObject = Effect.fnUntraced(function* (operation: string, f
   }
   return value
 })
+
+/** Real files nest less than 10 deep; what walks a value recursively must not run out of stack on others. */
+const maxDepth = 64
+
+/** Whether brackets outside of strings open more than `maxDepth` deep. */
+const nestsTooDeep = (text: string): boolean => {
+  let depth = 0
+  let quoted = false
+  for (let at = 0; at < text.length; at++) {
+    const char = text.charCodeAt(at)
+    if (quoted) {
+      if (char === 0x5c) at++
+      else if (char === 0x22) quoted = false
+    } else if (char === 0x22) quoted = true
+    else if (char === 0x7b || char === 0x5b) {
+      if (++depth > maxDepth) return true
+    } else if (char === 0x7d || char === 0x5d) depth--
+  }
+  return false
+}
 
 export const isRecord = (value: unknown): value is { readonly [key: string]: unknown } =>
   typeof value === "object" && value !== null && !Array.isArray(value)
