@@ -16,9 +16,8 @@ var<immediate> p: Params;
 @group(0) @binding(1) var<storage, read> dk: array<f32>;
 @group(0) @binding(2) var<storage, read> dv: array<f32>;
 @group(0) @binding(3) var<storage, read> position: array<u32>;
-@group(0) @binding(4) var<storage, read> cosine: array<f32>;
-@group(0) @binding(5) var<storage, read> sine: array<f32>;
-@group(0) @binding(6) var<storage, read_write> dqkv: array<f32>;
+@group(0) @binding(4) var<storage, read> table: array<f32>;
+@group(0) @binding(5) var<storage, read_write> dqkv: array<f32>;
 
 @compute @workgroup_size(WG, 1, 1)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
@@ -27,9 +26,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
   if (i >= p.rows * half) { return; }
   let row = i / half;
   let pair = i % half;
-  let t = position[row] * half + pair;
-  let c = cosine[t];
-  let s = sine[t];
+  let t = 2u * (position[row] * half + pair);
+  let c = table[t];
+  let s = table[t + 1u];
   var to = row * (p.heads + 2u * p.kv_heads) * p.head_dim + pair;
   var src = row * p.heads * p.head_dim + pair;
   for (var h = 0u; h < p.heads; h++) {

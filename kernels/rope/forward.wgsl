@@ -1,6 +1,6 @@
 // Splits fused projections qkv[r, (H + 2 G) D] into rotated q[r, H D] and rotated k, plain v in row kv_row[r] of the key and value
 // stores [*, G D]: training writes rows in place, decoding scatters into its cache. Half-split pairs (i, i + D/2) as in
-// Llama and Qwen2; cos and sin come from tables [position, D/2] made in f64. One invocation a (row, pair)
+// Llama and Qwen2; cos and sin come from a table [position, D/2, 2] made in f64. One invocation a (row, pair)
 // turns all heads by the same angle.
 requires immediate_address_space;
 
@@ -17,11 +17,10 @@ var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> qkv: array<f32>;
 @group(0) @binding(1) var<storage, read> position: array<u32>;
 @group(0) @binding(2) var<storage, read> kv_row: array<u32>;
-@group(0) @binding(3) var<storage, read> cosine: array<f32>;
-@group(0) @binding(4) var<storage, read> sine: array<f32>;
-@group(0) @binding(5) var<storage, read_write> q: array<f32>;
-@group(0) @binding(6) var<storage, read_write> k: array<f32>;
-@group(0) @binding(7) var<storage, read_write> v: array<f32>;
+@group(0) @binding(3) var<storage, read> table: array<f32>;
+@group(0) @binding(4) var<storage, read_write> q: array<f32>;
+@group(0) @binding(5) var<storage, read_write> k: array<f32>;
+@group(0) @binding(6) var<storage, read_write> v: array<f32>;
 
 @compute @workgroup_size(WG, 1, 1)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
@@ -30,9 +29,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
   if (i >= p.rows * half) { return; }
   let row = i / half;
   let pair = i % half;
-  let t = position[row] * half + pair;
-  let c = cosine[t];
-  let s = sine[t];
+  let t = 2u * (position[row] * half + pair);
+  let c = table[t];
+  let s = table[t + 1u];
   var src = row * (p.heads + 2u * p.kv_heads) * p.head_dim + pair;
   var to = row * p.heads * p.head_dim + pair;
   for (var h = 0u; h < p.heads; h++) {

@@ -68,7 +68,7 @@ const program = Effect.gen(function* () {
   const [own, kvStart, kvEnd] = [yield* words(index), yield* words(start), yield* words(index.map((i) => i + 1))]
   const qEnd = yield* words(start.map((v) => Math.min(rows, v + s.sequence)))
   const position = yield* words(index.map((i) => i % s.sequence))
-  const [cosine, sine] = [yield* floats(s.sequence * s.headDim), yield* floats(s.sequence * s.headDim)]
+  const table = yield* floats(s.sequence * s.headDim)
   const wide = rows * s.heads * s.headDim
   const narrow = rows * s.kv * s.headDim
   const [q, o, dO, dq] = [yield* floats(wide), yield* floats(wide), yield* floats(wide), yield* floats(wide)]
@@ -90,10 +90,10 @@ const program = Effect.gen(function* () {
     const head = { target, rows, cols: s.vocab, offset: 0, temperature: 1 }
     ops.rmsNorm(tape, { x, w: weight, y, rstd, rows, dim: s.hidden, eps: 1e-6 })
     ops.rmsNormBackward(tape, { x, w: weight, rstd, dy: y, dx, rows, dim: s.hidden, accumulate: true })
-    ops.rope(tape, { ...shape, qkv, position, kvRow: own, cosine, sine, q, k, v })
+    ops.rope(tape, { ...shape, qkv, position, kvRow: own, table, q, k, v })
     ops.attention(tape, { ...shape, q, k, v, kvStart, kvEnd, o, stat, packed: true })
     ops.attentionBackward(tape, { ...shape, q, k, v, o, dO, stat, kvStart, qEnd, dq, dk, dv })
-    ops.ropeBackward(tape, { ...shape, dq, dk, dv, position, cosine, sine, dqkv: qkv })
+    ops.ropeBackward(tape, { ...shape, dq, dk, dv, position, table, dqkv: qkv })
     ops.swiglu(tape, { gu, y: up, rows, dim: s.ffn })
     ops.swigluBackward(tape, { gu, dy: up, dgu, rows, dim: s.ffn })
     ops.gatherRows(tape, { table: x, id: own, out: y, rows, dim: s.hidden })

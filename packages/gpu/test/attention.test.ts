@@ -1,7 +1,6 @@
-/** rope and attention: grouped-query heads, packed sequences, a key-value cache, forward and backward. */
+/** attention: grouped-query heads, packed sequences, a key-value cache, forward and backward. */
 import { assert, layer } from "@effect/vitest"
 import { attention, attentionBackward, type HeadShape } from "@srcode/kernels/attention/reference"
-import { rope, ropeBackward, ropeTables } from "@srcode/kernels/rope/reference"
 import { Effect } from "effect"
 import { Gpu, makeOps } from "../src/index.ts"
 import {
@@ -261,81 +260,6 @@ layer(DeviceLayer)("attention", (it) => {
         )
         .pipe(Effect.flip)
       assert.include(error.message, "head_dim 6")
-    })
-  )
-})
-
-layer(DeviceLayer)("rope", (it) => {
-  it.effect("forward into shuffled cache rows, and backward, against the oracle", () =>
-    Effect.gen(function* () {
-      const ops = yield* opsOf("software")
-      for (const [i, shape] of [
-        { rows: 1, heads: 1, kvHeads: 1, headDim: 2 },
-        { rows: 5, heads: 4, kvHeads: 2, headDim: 24 },
-        { rows: 3, heads: 7, kvHeads: 1, headDim: 64 },
-        { rows: 2, heads: 2, kvHeads: 2, headDim: 128 }
-      ].entries()) {
-        const random = seeded(20 + i)
-        const { rows, heads, kvHeads, headDim } = shape
-        const tables = ropeTables(600, headDim, 10_000)
-        const [cosine, sine] = [Float32Array.from(tables.cosine), Float32Array.from(tables.sine)]
-        const qkv = random.floats(rows * (heads + 2 * kvHeads) * headDim)
-        const position = [599, 0, 17, 300, 1].slice(0, rows)
-        const kvRow = [6, 2, 0, 5, 3].slice(0, rows)
-        const [dq, dk, dv] = [
-          random.floats(rows * heads * headDim),
-          random.floats(rows * kvHeads * headDim),
-          random.floats(rows * kvHeads * headDim)
-        ]
-        const t = {
-          qkv: yield* f32("qkv", qkv),
-          position: yield* u32("position", position),
-          kvRow: yield* u32("kvRow", kvRow),
-          cosine: yield* f32("cosine", cosine),
-          sine: yield* f32("sine", sine),
-          dq: yield* f32("dq", dq),
-          dk: yield* f32("dk", dk),
-          dv: yield* f32("dv", dv)
-        }
-        const q = yield* blank("q", rows * heads * headDim)
-        const [k, v] = [
-          yield* f32("k", new Float32Array(7 * kvHeads * headDim)),
-          yield* f32("v", new Float32Array(7 * kvHeads * headDim))
-        ]
-        const dqkv = yield* blank("dqkv", qkv.length)
-        yield* launch(ops, (tape, o) => {
-          o.rope(tape, { ...shape, ...t, q, k, v })
-          o.ropeBackward(tape, { ...shape, ...t, dqkv })
-        })
-        const expected = rope(shape, { qkv, position, kvRow, cosine, sine, kvRows: 7 })
-        assertClose("q", yield* read(q), expected.q)
-        assertClose("k", yield* read(k), expected.k)
-        assertClose("v", yield* read(v), expected.v, 0)
-        assertClose("dqkv", yield* read(dqkv), ropeBackward(shape, { dq, dk, dv, position, cosine, sine }))
-      }
-    })
-  )
-
-  it.effect("scores depend on the distance of two positions only, and the backward is the inverse", () =>
-    Effect.sync(() => {
-      const shape: HeadShape = { rows: 2, heads: 1, kvHeads: 1, headDim: 8 }
-      const tables = ropeTables(64, 8, 10_000)
-      const random = seeded(2)
-      const [a, b] = [random.floats(8), random.floats(8)]
-      const scoreAt = (p: number, r: number): number => {
-        const qkv = new Float64Array(2 * 24)
-        qkv.set(a, 0)
-        qkv.set(b, 24 + 8)
-        const x = rope(shape, { qkv, position: [p, r], kvRow: [0, 1], kvRows: 2, ...tables })
-        return dot(x.q.slice(0, 8), x.k.slice(8))
-      }
-      assert.approximately(scoreAt(5, 2), scoreAt(40, 37), 1e-9)
-      assert.isAbove(Math.abs(scoreAt(5, 2) - scoreAt(5, 3)), 1e-3)
-      const position = [9, 33]
-      const qkv = random.floats(2 * 24)
-      const turned = rope(shape, { qkv, position, kvRow: [0, 1], kvRows: 2, ...tables })
-      const back = ropeBackward(shape, { dq: turned.q, dk: turned.k, dv: turned.v, position, ...tables })
-      assertClose("inverse", back, qkv, 1e-6)
     })
   )
 })

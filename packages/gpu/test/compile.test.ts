@@ -64,8 +64,10 @@ layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", 
             ops.rmsNormBackwardWeight(tape, { ...norm, rstd: f, dy: f, dw: o, scratch: p })
             for (const headDim of [4, 24, 64, 128]) {
               const shape = { rows: 2, heads: 2, kvHeads: 1, headDim }
-              ops.rope(tape, { ...shape, qkv: f, position: u, kvRow: u, cosine: f, sine: f, q: o, k: p, v: q })
-              ops.ropeBackward(tape, { ...shape, dq: f, dk: f, dv: f, position: u, cosine: f, sine: f, dqkv: o })
+              for (const norm of [undefined, { weight: f, eps: 1e-6, qkv: f }]) {
+                ops.rope(tape, { ...shape, qkv: f, position: u, kvRow: u, table: f, q: o, k: p, v: q, norm })
+                ops.ropeBackward(tape, { ...shape, dq: f, dk: f, dv: f, position: u, table: f, dqkv: o, norm })
+              }
               const attention = { ...shape, q: f, k: f, v: f, kvStart: u, kvEnd: u, qEnd: u }
               ops.attention(tape, { ...attention, o, stat: p })
               ops.attention(tape, { ...attention, o, stat: p, packed: true })

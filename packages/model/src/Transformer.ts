@@ -1,5 +1,5 @@
 /**
- * The Qwen2 decoder over packed rows, forward and backward, recorded on a tape.
+ * The decoder (Qwen2, Llama, Qwen3) over packed rows, forward and backward, recorded on a tape.
  *
  * Parts stand in the order of the computation: attention block, MLP block, final norm. The adapter's low-rank product
  * rides in the same matmul as its base weight. Backward recomputes nothing and needs a workspace that saved; gradients
@@ -159,17 +159,17 @@ export const forward = (
     const part = lora?.params.layers[i]
     const { k, v } = cache?.[i] ?? s
     ops.rmsNorm(tape, { x: s.x, w: w.norm1, y: s.normed1, rstd: s.rstd1, rows, dim: C, eps })
-    linear(ctx, part?.qkv, { x: s.normed1, w: w.qkv, y: ws.qkv, down: s.loraQkv, out: QKV, in: C, bias: w.qkvBias })
+    linear(ctx, part?.qkv, { x: s.normed1, w: w.qkv, y: s.qkv, down: s.loraQkv, out: QKV, in: C, bias: w.qkvBias })
     ops.rope(tape, {
       ...shape,
-      qkv: ws.qkv,
+      qkv: s.qkv,
       position: batch.position,
       kvRow: batch.kvRow,
-      cosine: rope.cosine,
-      sine: rope.sine,
+      table: rope.table,
       q: s.q,
       k,
-      v
+      v,
+      norm: w.qkNorm ? { weight: w.qkNorm, eps } : undefined
     })
     ops.attention(tape, {
       ...shape,
@@ -217,6 +217,11 @@ export const backward = (
   const { rows } = batch
   const g = ws.gradients
   tape.require(g !== null, "backward", "the workspace was made without save")
+  tape.require(
+    !(config.qkNorm && grads.weights),
+    "backward",
+    `${config.modelType} cannot be trained in all parameters: its q and k norms are frozen; train an adapter`
+  )
   if (g === null) return
   const ctx: Context = { tape, ops, decoder, lora, rows }
   const shape = headShape(config, rows)
@@ -321,9 +326,9 @@ export const backward = (
       dk: g.dk,
       dv: g.dv,
       position: batch.position,
-      cosine: rope.cosine,
-      sine: rope.sine,
-      dqkv: g.dQkv
+      table: rope.table,
+      dqkv: g.dQkv,
+      norm: w.qkNorm ? { weight: w.qkNorm, eps: config.rmsNormEps, qkv: s.qkv } : undefined
     })
     if (dw?.qkvBias)
       ops.columnSum(tape, { x: g.dQkv, out: dw.qkvBias, rows, cols: QKV, accumulate: true, scratch: g.columnScratch })

@@ -3,7 +3,8 @@
  *
  * Frozen weights are one buffer each. For full-parameter training they are windows of one flat buffer, so that
  * gradients, moments and the optimiser's single dispatch line up with them. Layout (row-major, [out, in]):
- * qkv [(H + 2G) D, C], gateUp [2F, C], o [C, H D], down [C, F]; biases only for qkv, as in Qwen2.
+ * qkv [(H + 2G) D, C], gateUp [2F, C], o [C, H D], down [C, F]; biases only for qkv, as in Qwen2;
+ * qkNorm [2, D] holds the norm of query heads, then that of key heads, as in Qwen3.
  */
 
 import { alignElements, Gpu, type Tensor, window } from "@srcode/gpu"
@@ -19,6 +20,7 @@ export interface LayerWeights {
   readonly norm1: F
   readonly qkv: F
   readonly qkvBias: F | null
+  readonly qkNorm: F | null
   readonly o: F
   readonly norm2: F
   readonly gateUp: F
@@ -53,6 +55,9 @@ export const weightParts = (config: ModelConfig): ReadonlyArray<WeightPart> => {
     const attention = (kind: string) => ["q", "k", "v"].map((p) => `${at}.self_attn.${p}_proj.${kind}`)
     parts.push(part(`${i}.norm1`, `${at}.input_layernorm.weight`), part(`${i}.qkv`, ...attention("weight")))
     if (config.attentionBias) parts.push(part(`${i}.qkvBias`, ...attention("bias")))
+    if (config.qkNorm) {
+      parts.push(part(`${i}.qkNorm`, `${at}.self_attn.q_norm.weight`, `${at}.self_attn.k_norm.weight`))
+    }
     parts.push(
       part(`${i}.o`, `${at}.self_attn.o_proj.weight`),
       part(`${i}.norm2`, `${at}.post_attention_layernorm.weight`),
@@ -73,6 +78,7 @@ const assemble = (config: ModelConfig, get: (key: string) => F): Weights => {
       norm1: get(`${i}.norm1`),
       qkv: get(`${i}.qkv`),
       qkvBias: config.attentionBias ? get(`${i}.qkvBias`) : null,
+      qkNorm: config.qkNorm ? get(`${i}.qkNorm`) : null,
       o: get(`${i}.o`),
       norm2: get(`${i}.norm2`),
       gateUp: get(`${i}.gateUp`),
@@ -171,7 +177,7 @@ export const initialFlat = (config: ModelConfig, normal: () => number): Float32A
     const kind = key.split(".").at(-1) ?? key
     const std = kind === "o" || kind === "down" ? 0.02 / Math.sqrt(2 * config.numLayers) : 0.02
     for (let i = 0; i < length; i++) {
-      flat[offset + i] = kind.startsWith("norm") ? 1 : kind === "qkvBias" ? 0 : std * normal()
+      flat[offset + i] = /^norm|Norm$/.test(kind) ? 1 : kind === "qkvBias" ? 0 : std * normal()
     }
     offset += alignElements(length)
   }

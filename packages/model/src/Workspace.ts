@@ -14,6 +14,7 @@ export interface LayerActivations {
   readonly x: F // [C] residual stream at the layer's entry
   readonly rstd1: F
   readonly normed1: F // [C]
+  readonly qkv: F // [(H + 2G) D], kept where heads are normed, else shared scratch
   readonly loraQkv: F // scaled A outputs of the adapter
   readonly q: F // [H D]
   readonly k: F // [G D]
@@ -49,7 +50,6 @@ export interface GradientWorkspace {
 export interface Workspace {
   readonly capacity: number
   readonly save: boolean
-  readonly qkv: F // [(H + 2G) D], scratch
   readonly layers: ReadonlyArray<LayerActivations>
   readonly last: F // [C] residual stream after the last layer
   readonly rstd: F
@@ -69,8 +69,10 @@ export const allocWorkspace = (
     const rank = Math.max(1, options.rank)
     const f32 = (label: string, width: number) => gpu.alloc(`activation.${label}`, "f32", n * width)
     const residual = [yield* f32("x0", C), yield* f32("x1", C)] as const
+    const scratch = yield* f32("qkv", HD + 2 * GD)
     const shared = function* (label: string) {
       return {
+        qkv: options.save && config.qkNorm ? yield* f32(`${label}qkv`, HD + 2 * GD) : scratch,
         rstd1: yield* f32(`${label}rstd1`, 1),
         normed1: yield* f32(`${label}normed1`, C),
         loraQkv: yield* f32(`${label}lora_qkv`, 3 * rank),
@@ -120,7 +122,6 @@ export const allocWorkspace = (
     return {
       capacity: n,
       save: options.save,
-      qkv: yield* f32("qkv", HD + 2 * GD),
       layers,
       last,
       rstd: yield* f32("rstd", 1),

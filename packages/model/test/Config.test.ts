@@ -47,8 +47,10 @@ describe("Config", () => {
         maxPositionEmbeddings: 32768,
         rmsNormEps: 1e-6,
         ropeTheta: 1e6,
+        ropeScaling: null,
         tieWordEmbeddings: true,
         attentionBias: true,
+        qkNorm: false,
         eosTokenIds: [151643],
         bosTokenId: 151643
       })
@@ -86,11 +88,11 @@ describe("Config", () => {
   it.effect("options that change the arithmetic are named, not ignored", () =>
     Effect.gen(function* () {
       const refused: ReadonlyArray<readonly [string, unknown]> = [
-        ["model_type", "llama"],
+        ["model_type", "mistral"],
         ["hidden_act", "gelu"],
         ["rope_scaling", { type: "yarn", factor: 4 }],
         ["rope_scaling", { factor: 2 }],
-        ["rope_parameters", { rope_theta: 1e6, rope_type: "llama3" }],
+        ["rope_parameters", { rope_theta: 1e6, rope_type: "dynamic", factor: 2 }],
         ["use_sliding_window", true],
         ["layer_types", ["full_attention", "sliding_attention"]],
         ["attention_dropout", 0.1],

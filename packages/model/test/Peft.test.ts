@@ -19,8 +19,10 @@ const config: ModelConfig = {
   maxPositionEmbeddings: 32,
   rmsNormEps: 1e-6,
   ropeTheta: 10_000,
+  ropeScaling: null,
   tieWordEmbeddings: true,
   attentionBias: true,
+  qkNorm: false,
   eosTokenIds: [0],
   bosTokenId: null
 }

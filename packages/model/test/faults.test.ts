@@ -80,8 +80,10 @@ const config: ModelConfig = {
   maxPositionEmbeddings: 8,
   rmsNormEps: 1e-6,
   ropeTheta: 10_000,
+  ropeScaling: null,
   tieWordEmbeddings: true,
   attentionBias: false,
+  qkNorm: false,
   eosTokenIds: [],
   bosTokenId: null
 }

@@ -49,8 +49,10 @@ const configOf = (c: Case): ModelConfig => ({
   maxPositionEmbeddings: 64,
   rmsNormEps: 1e-6,
   ropeTheta: 10_000,
+  ropeScaling: null,
   tieWordEmbeddings: false,
   attentionBias: false,
+  qkNorm: false,
   eosTokenIds: [],
   bosTokenId: null
 })

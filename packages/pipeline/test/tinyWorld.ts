@@ -53,8 +53,10 @@ export const tinyModel = Effect.gen(function* () {
     maxPositionEmbeddings: 128,
     rmsNormEps: 1e-6,
     ropeTheta: 10_000,
+    ropeScaling: null,
     tieWordEmbeddings: true,
     attentionBias: true,
+    qkNorm: false,
     eosTokenIds: [vocabSize - 1],
     bosTokenId: null
   }

@@ -65,8 +65,10 @@ export const tinyCoderConfig = (vocabSize: number, endToken: number): ModelConfi
   maxPositionEmbeddings: 1024,
   rmsNormEps: 1e-6,
   ropeTheta: 10_000,
+  ropeScaling: null,
   tieWordEmbeddings: true,
   attentionBias: true,
+  qkNorm: false,
   eosTokenIds: [endToken],
   bosTokenId: null
 })
@@ -94,6 +96,11 @@ export interface PretrainInput {
 export const pretrain = Effect.fn("Trainer.pretrain")(function* (input: PretrainInput) {
   const { config, documents, directory, options } = input
   if (documents.length === 0) return yield* badInput("there is no document to train on")
+  if (config.qkNorm) {
+    return yield* badInput(
+      `${config.modelType} cannot be trained in all parameters: its q and k norms are frozen; train an adapter`
+    )
+  }
   const limit = Math.min(options.capacity, config.maxPositionEmbeddings)
   for (const [i, document] of documents.entries()) {
     const why = unusableSequence(document, limit, config.vocabSize)

@@ -29,8 +29,10 @@ export const config: ModelConfig = {
   maxPositionEmbeddings: 48,
   rmsNormEps: 1e-6,
   ropeTheta: 10_000,
+  ropeScaling: null,
   tieWordEmbeddings: true,
   attentionBias: true,
+  qkNorm: false,
   eosTokenIds: [0],
   bosTokenId: null
 }

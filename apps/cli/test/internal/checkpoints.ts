@@ -49,8 +49,10 @@ const base: ModelConfig = {
   maxPositionEmbeddings: 64,
   rmsNormEps: 1e-6,
   ropeTheta: 10_000,
+  ropeScaling: null,
   tieWordEmbeddings: false,
   attentionBias: true,
+  qkNorm: false,
   eosTokenIds: [0],
   bosTokenId: null
 }

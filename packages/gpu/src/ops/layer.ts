@@ -45,6 +45,12 @@ export interface HeadShape {
   readonly headDim: number
 }
 
+/** The RMS norm of query and key heads: `weight` [2, headDim], q first. */
+export interface HeadNorm {
+  readonly weight: F
+  readonly eps: number
+}
+
 export const makeLayerOps = (info: AdapterInfo) => {
   const WG = groupSize(info)
   const grid = (count: number) => grid1d(count, WG)
@@ -145,40 +151,60 @@ export const makeLayerOps = (info: AdapterInfo) => {
         { WG }
       )
     },
-    /** Splits qkv, rotates q and k, and stores k and v at `kvRow`. */
-    rope(tape: Tape, x: HeadShape & { qkv: F; position: U; kvRow: U; cosine: F; sine: F; q: F; k: F; v: F }): void {
+    /**
+     * Splits qkv, rotates q and k, and stores k and v at `kvRow`. `table` [positions, headDim / 2, 2] holds cosine and sine. With
+     * `norm`, every head of q and k passes an RMS norm first; its `weight` [2, headDim] is that of q, then that of k.
+     */
+    rope(
+      tape: Tape,
+      x: HeadShape & { qkv: F; position: U; kvRow: U; table: F; q: F; k: F; v: F; norm?: HeadNorm | undefined }
+    ): void {
       tape.require(x.headDim % 2 === 0, "rope", `head_dim ${x.headDim} must be even`)
       // How long k and v must be depends on kvRow, which only the device knows.
       fits(tape, "rope", [
         ["qkv", x.qkv, x.rows * (x.heads + 2 * x.kvHeads) * x.headDim],
         ["position", x.position, x.rows],
         ["kvRow", x.kvRow, x.rows],
-        ["q", x.q, x.rows * x.heads * x.headDim]
+        ["q", x.q, x.rows * x.heads * x.headDim],
+        ["norm", x.norm?.weight, 2 * x.headDim]
       ])
-      tape.dispatch(
-        "rope_forward",
-        { qkv: x.qkv, position: x.position, kv_row: x.kvRow, cosine: x.cosine, sine: x.sine, q: x.q, k: x.k, v: x.v },
-        { rows: x.rows, heads: x.heads, kv_heads: x.kvHeads, head_dim: x.headDim },
-        grid((x.rows * x.headDim) / 2),
-        { WG }
-      )
+      const bindings = { qkv: x.qkv, position: x.position, kv_row: x.kvRow, table: x.table, q: x.q, k: x.k, v: x.v }
+      const params = { rows: x.rows, heads: x.heads, kv_heads: x.kvHeads, head_dim: x.headDim }
+      if (x.norm === undefined) {
+        return tape.dispatch("rope_forward", bindings, params, grid((x.rows * x.headDim) / 2), { WG })
+      }
+      const normed = { ...bindings, norm: x.norm.weight }
+      const heads = x.rows * (x.heads + x.kvHeads)
+      const all = { ...params, eps: x.norm.eps }
+      if (info.software) tape.dispatch("rope_forward_qk_norm", normed, all, grid(heads), { WG })
+      else tape.dispatch("rope_forward_qk_norm_workgroup", normed, all, grid1d(heads, 1))
     },
-    ropeBackward(tape: Tape, x: HeadShape & { dq: F; dk: F; dv: F; position: U; cosine: F; sine: F; dqkv: F }): void {
+    /** The adjoint: dqkv from dq, dk, dv. With `norm` it needs the `qkv` that forward read; the norm's weight is frozen. */
+    ropeBackward(
+      tape: Tape,
+      x: HeadShape & { dq: F; dk: F; dv: F; position: U; table: F; dqkv: F; norm?: (HeadNorm & { qkv: F }) | undefined }
+    ): void {
+      const width = x.rows * (x.heads + 2 * x.kvHeads) * x.headDim
       tape.require(x.headDim % 2 === 0, "rope_backward", `head_dim ${x.headDim} must be even`)
       fits(tape, "rope_backward", [
         ["dq", x.dq, x.rows * x.heads * x.headDim],
         ["dk", x.dk, x.rows * x.kvHeads * x.headDim],
         ["dv", x.dv, x.rows * x.kvHeads * x.headDim],
         ["position", x.position, x.rows],
-        ["dqkv", x.dqkv, x.rows * (x.heads + 2 * x.kvHeads) * x.headDim]
+        ["dqkv", x.dqkv, width],
+        ["qkv", x.norm?.qkv, width],
+        ["norm", x.norm?.weight, 2 * x.headDim]
       ])
-      tape.dispatch(
-        "rope_backward",
-        { dq: x.dq, dk: x.dk, dv: x.dv, position: x.position, cosine: x.cosine, sine: x.sine, dqkv: x.dqkv },
-        { rows: x.rows, heads: x.heads, kv_heads: x.kvHeads, head_dim: x.headDim },
-        grid((x.rows * x.headDim) / 2),
-        { WG }
-      )
+      const bindings = { dq: x.dq, dk: x.dk, dv: x.dv, position: x.position, table: x.table, dqkv: x.dqkv }
+      const params = { rows: x.rows, heads: x.heads, kv_heads: x.kvHeads, head_dim: x.headDim }
+      if (x.norm === undefined) {
+        return tape.dispatch("rope_backward", bindings, params, grid((x.rows * x.headDim) / 2), { WG })
+      }
+      const normed = { ...bindings, qkv: x.norm.qkv, norm: x.norm.weight }
+      const heads = x.rows * (x.heads + x.kvHeads)
+      const all = { ...params, eps: x.norm.eps }
+      if (info.software) tape.dispatch("rope_backward_qk_norm", normed, all, grid(heads), { WG })
+      else tape.dispatch("rope_backward_qk_norm_workgroup", normed, all, grid1d(heads, 1))
     },
     /** y [rows, dim] = silu(gate) * up of gu [rows, 2 dim]. */
     swiglu(tape: Tape, x: { gu: F; y: F; rows: number; dim: number }): void {
