@@ -21,9 +21,9 @@ import {
   referenceLora,
   type Shape
 } from "./reference/checkpoint.ts"
+import { forward } from "./reference/decoder.ts"
 import { asHardware, DeviceLayer, loadShape } from "./reference/device.ts"
 import { greedy, scoreRow } from "./reference/loss.ts"
-import { forward } from "./reference/qwen2.ts"
 import { below, failsWith, seeded } from "./support.ts"
 
 const greedyOptions: SamplingOptions = { temperature: 0, topP: 1, maxTokens: 12, seed: 0 }

@@ -13,9 +13,9 @@ import {
   referenceConfig,
   referenceLora
 } from "./reference/checkpoint.ts"
+import { toF64, zeroGradients } from "./reference/decoder.ts"
 import { asHardware, assertNear, DeviceLayer, deviceGradients, loadFlat, loadShape } from "./reference/device.ts"
 import { type LossWeights, lossOf } from "./reference/loss.ts"
-import { toF64, zeroGradients } from "./reference/qwen2.ts"
 
 const weights: LossWeights = { logProb: -1, entropy: 0.3, temperature: 1.3 }
 const nll: LossWeights = { logProb: -1, entropy: 0, temperature: 1 }

@@ -1,11 +1,12 @@
 /**
- * Random Qwen2 checkpoints of awkward shapes in Hugging Face's layout. Names, shapes and `config.json` are written out
+ * Random Qwen2, Llama and Qwen3 checkpoints of awkward shapes in Hugging Face's layout. Names, shapes and `config.json` are written out
  * here and do not come from the package under test.
  */
 import { Effect, FileSystem } from "effect"
 import { writeSafetensors } from "../../src/index.ts"
 import { seeded } from "../support.ts"
-import type { ReferenceConfig, ReferenceLora } from "./qwen2.ts"
+import type { Scaling } from "./algebra.ts"
+import type { ReferenceConfig, ReferenceLora } from "./decoder.ts"
 
 export interface Shape {
   readonly name: string
@@ -20,6 +21,9 @@ export interface Shape {
   readonly bias: boolean
   readonly eos?: ReadonlyArray<number>
   readonly theta?: number
+  /** Default "qwen2". */
+  readonly family?: "qwen2" | "llama" | "qwen3"
+  readonly scaling?: Scaling
 }
 
 /** Grouped queries 1, 2 and 7, odd vocabularies around the 64-wide chunks, sizes that no tile divides. */
@@ -47,6 +51,55 @@ function shape(
   return { name, hidden, intermediate, layers, heads, kvHeads, headDim, vocab, tied, bias }
 }
 
+/** Positions that wrap within a few tokens: every pair of frequencies is scaled, blended or kept, in reach of the tests. */
+const linear4: Scaling = { type: "linear", factor: 4 }
+const blended: Scaling = {
+  type: "llama3",
+  factor: 8,
+  low_freq_factor: 1,
+  high_freq_factor: 4,
+  original_max_position_embeddings: 24
+}
+
+/** The families beside Qwen2, and its own scaled positions. */
+export const familyShapes: ReadonlyArray<Shape> = [
+  {
+    ...shape("llama, 7 heads on 1, linear scaling, untied", 28, 37, 2, 7, 1, 4, 131, false, false),
+    family: "llama",
+    theta: 100_000,
+    scaling: linear4
+  },
+  {
+    ...shape("llama, 3 heads on 3, blended scaling, tied, 3 layers", 36, 50, 3, 3, 3, 12, 97, true, false),
+    family: "llama",
+    theta: 500,
+    scaling: blended
+  },
+  {
+    ...shape("llama, 4 heads on 2, base 1e6, vocabulary past a chunk", 32, 45, 2, 4, 2, 8, 67, false, false),
+    family: "llama",
+    theta: 1e6
+  },
+  {
+    ...shape("qwen2, 4 heads on 2, linear scaling, tied, bias", 24, 40, 2, 4, 2, 8, 101, true, true),
+    scaling: { type: "linear", factor: 2.5 }
+  },
+  {
+    ...shape("qwen3, 4 heads on 2 of 20, wider than hidden, untied", 30, 41, 3, 4, 2, 20, 203, false, false),
+    family: "qwen3"
+  },
+  {
+    ...shape("qwen3, 7 heads on 1, narrower than hidden, tied", 64, 33, 2, 7, 1, 8, 129, true, false),
+    family: "qwen3",
+    theta: 1e6
+  },
+  {
+    ...shape("qwen3, 2 heads on 2 of 136, blended scaling, tied", 36, 24, 1, 2, 2, 136, 65, true, false),
+    family: "qwen3",
+    scaling: blended
+  }
+]
+
 /** One small model for tests that are not about shapes. */
 export const plain: Shape = shape("plain", 24, 40, 2, 4, 2, 8, 101, true, true)
 
@@ -65,8 +118,10 @@ export const referenceConfig = (s: Shape): ReferenceConfig => ({
   vocabSize: s.vocab,
   rmsNormEps: 1e-6,
   ropeTheta: s.theta ?? 10_000,
+  ropeScaling: s.scaling ?? null,
   tieWordEmbeddings: s.tied,
-  attentionBias: s.bias
+  attentionBias: s.bias,
+  qkNorm: s.family === "qwen3"
 })
 
 /** `[out, in]` of the seven linear modules. */
@@ -94,6 +149,10 @@ export const randomTensors = (s: Shape, seed: number) => {
     const at = `model.layers.${i}`
     add(`${at}.input_layernorm.weight`, [s.hidden], 0.2, 1)
     add(`${at}.post_attention_layernorm.weight`, [s.hidden], 0.2, 1)
+    if (s.family === "qwen3") {
+      add(`${at}.self_attn.q_norm.weight`, [s.headDim], 0.3, 1.2)
+      add(`${at}.self_attn.k_norm.weight`, [s.headDim], 0.3, 1.2)
+    }
     for (const [module, [out, inner]] of moduleShapes(s)) {
       add(`${at}.${module}.weight`, [out, inner], 1 / Math.sqrt(inner))
       if (s.bias && /[qkv]_proj$/.test(module)) add(`${at}.${module}.bias`, [out], 0.3)
@@ -108,12 +167,13 @@ export const randomTensors = (s: Shape, seed: number) => {
 export const writeCheckpoint = Effect.fn("test.writeCheckpoint")(function* (directory: string, s: Shape, seed: number) {
   const fs = yield* FileSystem.FileSystem
   const tensors = randomTensors(s, seed)
+  const family = s.family ?? "qwen2"
   yield* fs.makeDirectory(directory, { recursive: true })
   yield* fs.writeFileString(
     `${directory}/config.json`,
     JSON.stringify({
-      architectures: ["Qwen2ForCausalLM"],
-      model_type: "qwen2",
+      architectures: [{ qwen2: "Qwen2ForCausalLM", llama: "LlamaForCausalLM", qwen3: "Qwen3ForCausalLM" }[family]],
+      model_type: family,
       hidden_act: "silu",
       hidden_size: s.hidden,
       intermediate_size: s.intermediate,
@@ -124,6 +184,7 @@ export const writeCheckpoint = Effect.fn("test.writeCheckpoint")(function* (dire
       vocab_size: s.vocab,
       max_position_embeddings: 256,
       rms_norm_eps: 1e-6,
+      ...(s.scaling ? { rope_scaling: s.scaling } : {}),
       rope_theta: s.theta ?? 10_000,
       tie_word_embeddings: s.tied,
       attention_bias: s.bias,

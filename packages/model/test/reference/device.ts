@@ -32,8 +32,8 @@ import {
 } from "../../src/index.ts"
 import { temporaryFolder } from "../support.ts"
 import { type Shape, writeCheckpoint } from "./checkpoint.ts"
+import { toF64 } from "./decoder.ts"
 import type { LossWeights } from "./loss.ts"
-import { toF64 } from "./qwen2.ts"
 
 export const DeviceLayer = Layer.mergeAll(GpuDawn.layerWith({ device: "auto" }), NodeServices.layer)
 

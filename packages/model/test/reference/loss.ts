@@ -6,7 +6,7 @@ import {
   type Parameters,
   type ReferenceConfig,
   type ReferenceLora
-} from "./qwen2.ts"
+} from "./decoder.ts"
 
 export interface RowScore {
   /** log p(target), entropy and KL(p ‖ reference), nats. */

@@ -1,10 +1,11 @@
 /**
- * The Qwen2 decoder in double precision, written from the architecture's definition and sharing no code with the engine:
+ * The decoder of Qwen2, Llama and Qwen3 in double precision, written from the architectures' definitions and sharing no code with the engine:
  * one sequence at a time, no packing, no fused weights, no cache, Hugging Face tensor names, whole logits.
  *
  * Forward keeps what reverse mode needs; `backward` is written out by hand and is itself held against central
  * differences in `transformer.test.ts`. Matrices are row-major, weights [out, in], activations [T, width].
  */
+import { addNN, addNT, addTN, headNorm, type Normed, norm, normBackward, rotate, type Scaling } from "./algebra.ts"
 
 export interface ReferenceConfig {
   readonly hiddenSize: number
@@ -16,8 +17,11 @@ export interface ReferenceConfig {
   readonly vocabSize: number
   readonly rmsNormEps: number
   readonly ropeTheta: number
+  readonly ropeScaling: Scaling
   readonly tieWordEmbeddings: boolean
   readonly attentionBias: boolean
+  /** An RMS norm over each head of q and k before the rotation, weights `q_norm`, `k_norm` [D]. */
+  readonly qkNorm: boolean
 }
 
 /** Tensors by Hugging Face name. */
@@ -33,121 +37,10 @@ export interface ReferenceLora {
 export const toF64 = (tensors: ReadonlyMap<string, ArrayLike<number>>): Map<string, Float64Array> =>
   new Map([...tensors].map(([name, data]) => [name, Float64Array.from(data)]))
 
-/** y [m, n] += factor · x [m, k] wᵀ, w [n, k]. */
-const addNT = (
-  y: Float64Array,
-  x: Float64Array,
-  w: Float64Array,
-  m: number,
-  n: number,
-  k: number,
-  factor = 1
-): void => {
-  for (let i = 0; i < m; i++) {
-    for (let j = 0; j < n; j++) {
-      let sum = 0
-      for (let c = 0; c < k; c++) sum += x[i * k + c]! * w[j * k + c]!
-      y[i * n + j]! += factor * sum
-    }
-  }
-}
-
-/** dx [m, k] += factor · dy [m, n] w, w [n, k]. */
-const addNN = (
-  dx: Float64Array,
-  dy: Float64Array,
-  w: Float64Array,
-  m: number,
-  n: number,
-  k: number,
-  factor = 1
-): void => {
-  for (let i = 0; i < m; i++) {
-    for (let j = 0; j < n; j++) {
-      const d = factor * dy[i * n + j]!
-      for (let c = 0; c < k; c++) dx[i * k + c]! += d * w[j * k + c]!
-    }
-  }
-}
-
-/** dw [n, k] += factor · dyᵀ x, dy [m, n], x [m, k]. */
-const addTN = (
-  dw: Float64Array,
-  dy: Float64Array,
-  x: Float64Array,
-  m: number,
-  n: number,
-  k: number,
-  factor = 1
-): void => {
-  for (let i = 0; i < m; i++) {
-    for (let j = 0; j < n; j++) {
-      const d = factor * dy[i * n + j]!
-      for (let c = 0; c < k; c++) dw[j * k + c]! += d * x[i * k + c]!
-    }
-  }
-}
-
-interface Normed {
-  readonly x: Float64Array
-  readonly y: Float64Array
-  readonly inverse: Float64Array
-}
-
-const norm = (x: Float64Array, w: Float64Array, rows: number, eps: number): Normed => {
-  const dim = w.length
-  const y = new Float64Array(x.length)
-  const inverse = new Float64Array(rows)
-  for (let t = 0; t < rows; t++) {
-    let square = 0
-    for (let c = 0; c < dim; c++) square += x[t * dim + c]! ** 2
-    inverse[t] = 1 / Math.sqrt(square / dim + eps)
-    for (let c = 0; c < dim; c++) y[t * dim + c] = x[t * dim + c]! * inverse[t]! * w[c]!
-  }
-  return { x, y, inverse }
-}
-
-const normBackward = (
-  dx: Float64Array,
-  dw: Float64Array,
-  dy: Float64Array,
-  kept: Normed,
-  w: Float64Array,
-  rows: number
-): void => {
-  const dim = w.length
-  for (let t = 0; t < rows; t++) {
-    const r = kept.inverse[t]!
-    let dot = 0
-    for (let c = 0; c < dim; c++) {
-      const at = t * dim + c
-      dot += dy[at]! * w[c]! * kept.x[at]!
-      dw[c]! += dy[at]! * kept.x[at]! * r
-    }
-    for (let c = 0; c < dim; c++) {
-      const at = t * dim + c
-      dx[at]! += r * dy[at]! * w[c]! - (r ** 3 * dot * kept.x[at]!) / dim
-    }
-  }
-}
-
-/** Rotates pairs (d, d + D/2) of every head by ± position · θ^(-2d/D), in place. */
-const rotate = (x: Float64Array, rows: number, heads: number, D: number, theta: number, sign: 1 | -1): void => {
-  for (let t = 0; t < rows; t++) {
-    for (let h = 0; h < heads; h++) {
-      for (let d = 0; d < D / 2; d++) {
-        const angle = sign * t * theta ** ((-2 * d) / D)
-        const at = (t * heads + h) * D + d
-        const [u, v] = [x[at]!, x[at + D / 2]!]
-        x[at] = u * Math.cos(angle) - v * Math.sin(angle)
-        x[at + D / 2] = v * Math.cos(angle) + u * Math.sin(angle)
-      }
-    }
-  }
-}
-
 interface LayerKept {
   readonly norm1: Normed
+  readonly qNorm: Normed | null
+  readonly kNorm: Normed | null
   readonly q: Float64Array
   readonly k: Float64Array
   readonly v: Float64Array
@@ -258,9 +151,13 @@ export const forward = (
     const weight = (name: string) => get(parameters, `model.layers.${i}.${name}.weight`)
     const linear = (module: string, input: Float64Array) => project(parameters, lora, i, module, input, T)
     const norm1 = norm(x, weight("input_layernorm"), T, config.rmsNormEps)
-    const [q, k, v] = [linear("q_proj", norm1.y), linear("k_proj", norm1.y), linear("v_proj", norm1.y)]
-    rotate(q, T, H, D, config.ropeTheta, 1)
-    rotate(k, T, G, D, config.ropeTheta, 1)
+    const headed = (module: string, input: Float64Array) =>
+      config.qkNorm ? headNorm(input, weight(`self_attn.${module}`), config.rmsNormEps) : null
+    const [plainQ, plainK, v] = [linear("q_proj", norm1.y), linear("k_proj", norm1.y), linear("v_proj", norm1.y)]
+    const [qNorm, kNorm] = [headed("q_norm", plainQ), headed("k_norm", plainK)]
+    const [q, k] = [Float64Array.from(qNorm?.y ?? plainQ), Float64Array.from(kNorm?.y ?? plainK)]
+    rotate(q, T, H, D, config.ropeTheta, config.ropeScaling, 1)
+    rotate(k, T, G, D, config.ropeTheta, config.ropeScaling, 1)
     const p = new Float64Array(H * T * T)
     const attended = new Float64Array(T * H * D)
     for (let h = 0; h < H; h++) {
@@ -288,7 +185,7 @@ export const forward = (
     const activated = gate.map((a, j) => (a / (1 + Math.exp(-a))) * up[j]!)
     const out = linear("down_proj", activated)
     for (let j = 0; j < out.length; j++) out[j]! += middle[j]!
-    layers.push({ norm1, q, k, v, p, attended, norm2, gate, up, activated })
+    layers.push({ norm1, qNorm, kNorm, q, k, v, p, attended, norm2, gate, up, activated })
     x = Float64Array.from(out)
   }
   const final = norm(x, get(parameters, "model.norm.weight"), T, config.rmsNormEps)
@@ -381,11 +278,17 @@ export const backward = (
         }
       }
     }
-    rotate(dq, T, H, D, config.ropeTheta, -1)
-    rotate(dk, T, G, D, config.ropeTheta, -1)
+    rotate(dq, T, H, D, config.ropeTheta, config.ropeScaling, -1)
+    rotate(dk, T, G, D, config.ropeTheta, config.ropeScaling, -1)
+    const throughNorm = (module: string, dy: Float64Array, kept: Normed | null): Float64Array => {
+      if (kept === null) return dy
+      const [dPlain, w] = [new Float64Array(dy.length), name(`self_attn.${module}`)]
+      normBackward(dPlain, get(into.parameters, w), dy, kept, get(parameters, w), kept.inverse.length)
+      return dPlain
+    }
     const dNorm1 = new Float64Array(T * C)
-    back("q_proj", s.norm1.y, dq, dNorm1)
-    back("k_proj", s.norm1.y, dk, dNorm1)
+    back("q_proj", s.norm1.y, throughNorm("q_norm", dq, s.qNorm), dNorm1)
+    back("k_proj", s.norm1.y, throughNorm("k_norm", dk, s.kNorm), dNorm1)
     back("v_proj", s.norm1.y, dv, dNorm1)
     const input = name("input_layernorm")
     normBackward(dMiddle, get(into.parameters, input), dNorm1, s.norm1, get(parameters, input), T)
