@@ -49,7 +49,9 @@ const describe = (r: Reason): string => {
     case "NoAdapter":
       return `no usable GPU adapter for --device ${r.requested}: ${r.hint}`
     case "OutOfMemory":
-      return `not enough device memory for ${r.label}: ${r.bytes} bytes wanted with ${r.live} in use, and ${r.limitName} is ${r.limit}; use a smaller batch or model, or raise SRCODE_GPU_MEMORY`
+      return r.limitName === "the memory budget"
+        ? `not enough device memory for ${r.label}: ${r.bytes} bytes wanted with ${r.live} in use, ${r.bytes + r.live - r.limit} more than ${r.limitName} of ${r.limit}; use a smaller batch or model, or raise SRCODE_GPU_MEMORY`
+        : `not enough device memory for ${r.label}: ${r.bytes} bytes wanted with ${r.live} in use, and ${r.limitName} is ${r.limit}; use a smaller batch or model`
     case "ShaderInvalid":
       return `kernel ${r.kernel} is invalid: ${firstLine(r.detail)}`
     case "InvalidDispatch":

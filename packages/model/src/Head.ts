@@ -3,7 +3,17 @@
  * and only for one vocabulary chunk at a time. Backward recomputes each chunk.
  */
 
-import { Gpu, type GpuError, type Ops, type Tape, type Tensor, window } from "@srcode/gpu"
+import {
+  denseTensor,
+  Gpu,
+  type GpuError,
+  type Matrix,
+  matrixRows,
+  type Ops,
+  type Tape,
+  type Tensor,
+  window
+} from "@srcode/gpu"
 import { Effect, type Scope } from "effect"
 import type { Batch } from "./Batch.ts"
 import type { ModelConfig } from "./Config.ts"
@@ -70,7 +80,7 @@ const logitsOf = (
   tape: Tape,
   ops: Ops,
   config: ModelConfig,
-  head: F,
+  head: Matrix,
   states: F,
   out: F,
   rows: number,
@@ -79,7 +89,7 @@ const logitsOf = (
 ): void =>
   ops.matmulNT(tape, {
     a: states,
-    b: window(head, offset * config.hiddenSize, cols * config.hiddenSize, "head"),
+    b: matrixRows(head, offset, offset + cols),
     out,
     m: rows,
     n: cols,
@@ -98,7 +108,7 @@ export const scoreReference = (
   tape: Tape,
   ops: Ops,
   config: ModelConfig,
-  head: F,
+  head: Matrix,
   batch: Batch,
   hw: HeadWorkspace,
   temperature: number
@@ -125,7 +135,7 @@ export const scoreRows = (
   tape: Tape,
   ops: Ops,
   config: ModelConfig,
-  head: F,
+  head: Matrix,
   batch: Batch,
   hw: HeadWorkspace,
   temperature: number,
@@ -165,12 +175,12 @@ export const scoreRowsBackward = (
   tape: Tape,
   ops: Ops,
   config: ModelConfig,
-  head: F,
+  head: Matrix,
   batch: Batch,
   hw: HeadWorkspace,
   temperature: number,
   withRef: boolean,
-  options: { readonly accumulate: boolean; readonly dHead?: F }
+  options: { readonly accumulate: boolean; readonly dHead?: Matrix }
 ): void => {
   const rows = batch.lossRows
   const C = config.hiddenSize
@@ -192,7 +202,7 @@ export const scoreRowsBackward = (
       temperature,
       ...(reference ? { refLogits: reference.logits, refOut: reference.scored } : {})
     })
-    const rowsOfHead = window(head, offset * C, cols * C, "head")
+    const rowsOfHead = matrixRows(head, offset, offset + cols)
     ops.matmulNN(tape, {
       a: hw.logits,
       b: rowsOfHead,
@@ -202,8 +212,9 @@ export const scoreRowsBackward = (
       k: cols,
       accumulate: options.accumulate || offset > 0
     })
-    if (options.dHead) {
-      const into = window(options.dHead, offset * C, cols * C, "d_head")
+    const dHead = options.dHead && denseTensor(options.dHead)
+    if (dHead) {
+      const into = window(dHead, offset * C, cols * C, "d_head")
       ops.matmulTN(tape, { a: hw.logits, b: hw.selected, out: into, m: cols, n: C, k: rows, accumulate: true })
     }
   }

@@ -2,29 +2,55 @@
  * A model folder opened: configuration, tokenizer, and its weights on the device. Weights live in the caller's Scope.
  */
 
-import { Gpu, gpuError, makeOps, OutOfMemory } from "@srcode/gpu"
+import { Gpu, makeOps, planMemory, requireMemory } from "@srcode/gpu"
 import { Effect } from "effect"
 import { loadConfig, type ModelConfig } from "./Config.ts"
-import { allocLora, type Lora, type LoraShape, packLora, uploadLora } from "./Lora.ts"
+import {
+  allocWeights,
+  choosePrecision,
+  type DtypeChoice,
+  fillWeights,
+  type Precision,
+  type Quantization
+} from "./Loading.ts"
+import { allocLora, fusedLinears, type Lora, type LoraShape, packLora, uploadLora } from "./Lora.ts"
 import { ModelError } from "./ModelError.ts"
 import { checkModelTensors, openModelWeights } from "./ModelWeights.ts"
 import { type Adapter, type LoraKey, type LoraPair, readAdapter } from "./Peft.ts"
 import { allocRope } from "./Rope.ts"
+
+import type { SafetensorsFile } from "./Safetensors.ts"
+
 import { loadTokenizer } from "./Tokenizer.ts"
 import type { Decoder } from "./Transformer.ts"
-import { loadWeights, weightParts } from "./Weights.ts"
 
 export interface Model {
   readonly directory: string
   readonly config: ModelConfig
+  readonly precision: Precision
   readonly decoder: Decoder
 }
 
-/** Opens a Hugging Face folder. `maxTokens` bounds the positions of a sequence (default: what the model allows, at most 4096). */
-export const loadModel = Effect.fn("Model.load")(function* (
-  directory: string,
-  options: { readonly maxTokens?: number } = {}
-) {
+export interface LoadOptions {
+  /** Bounds the positions of a sequence; default: what the model allows, at most 4096. */
+  readonly maxTokens?: number
+  readonly dtype?: DtypeChoice
+  readonly quantize?: Quantization
+  /** Hears of checkpoint bytes, done and in all. */
+  readonly onProgress?: (done: number, total: number) => Effect.Effect<void>
+}
+
+/** A checkpoint opened and checked against its config; nothing is on the device yet. Usable as long as the Scope. */
+export interface OpenCheckpoint {
+  readonly directory: string
+  readonly config: ModelConfig
+  readonly precision: Precision
+  readonly positions: number
+  readonly file: SafetensorsFile
+}
+
+/** Opens a Hugging Face folder and checks header, shapes and options. */
+export const openCheckpoint = Effect.fn("Model.open")(function* (directory: string, options: LoadOptions = {}) {
   const gpu = yield* Gpu
   const config = yield* loadConfig(directory)
   if (config.headDim % 4 !== 0) {
@@ -37,23 +63,37 @@ export const loadModel = Effect.fn("Model.load")(function* (
   }
   const file = yield* openModelWeights(directory)
   yield* checkModelTensors(config, file)
-  const bytes = weightParts(config).reduce((sum, part) => sum + part.length * 4, 0)
-  const { live, budget } = yield* gpu.memory
-  if (live + bytes > budget) {
-    return yield* gpuError(
-      new OutOfMemory({
-        label: `the weights of ${directory}`,
-        bytes,
-        live,
-        limit: budget,
-        limitName: "the memory budget"
-      })
-    )
-  }
-  const weights = yield* loadWeights(config, file)
+  const choice = { dtype: options.dtype ?? "auto", quantize: options.quantize ?? "none" }
+  const precision = choosePrecision(config, file, gpu.info.features, choice)
   const positions = Math.min(options.maxTokens ?? 4096, config.maxPositionEmbeddings)
-  const model: Model = { directory, config, decoder: { config, weights, rope: yield* allocRope(config, positions) } }
+  const checkpoint: OpenCheckpoint = { directory, config, precision, positions, file }
+  return checkpoint
+})
+
+/** Allocates a decoder for a checkpoint, its weights zero: what a memory plan counts, and what loading fills. */
+export const allocDecoder = Effect.fnUntraced(function* ({ config, precision, positions }: OpenCheckpoint) {
+  const allocated = yield* allocWeights(config, precision)
+  const decoder: Decoder = { config, weights: allocated.weights, rope: yield* allocRope(config, positions) }
+  return { decoder, allocated }
+})
+
+/** Streams the checkpoint's weights onto the device. */
+export const loadCheckpoint = Effect.fn("Model.loadCheckpoint")(function* (
+  checkpoint: OpenCheckpoint,
+  onProgress?: LoadOptions["onProgress"]
+) {
+  const { directory, config, precision } = checkpoint
+  const plan = yield* planMemory((section) => section("weights", allocDecoder(checkpoint)))
+  yield* requireMemory(`the weights of ${directory}`, plan)
+  const { decoder, allocated } = yield* allocDecoder(checkpoint)
+  yield* fillWeights(config, checkpoint.file, allocated, onProgress)
+  const model: Model = { directory, config, precision, decoder }
   return model
+})
+
+/** Opens a Hugging Face folder and loads its weights. They live in the caller's Scope. */
+export const loadModel = Effect.fn("Model.load")(function* (directory: string, options: LoadOptions = {}) {
+  return yield* loadCheckpoint(yield* openCheckpoint(directory, options), options.onProgress)
 })
 
 /** Opens the tokenizer of a model folder and checks it against the model's vocabulary. */
@@ -64,30 +104,25 @@ export const loadAdapter = Effect.fn("Model.loadAdapter")(function* (model: Mode
   return yield* uploadLora(model.config, yield* readAdapter(directory, model.config))
 })
 
-/** Adds scale · B A to the base weights on the device: the adapter becomes part of the model. */
+/** Adds scale · B A to the base weights on the device: the adapter becomes part of the model. Quantised weights refuse. */
 export const mergeLora = Effect.fn("Model.mergeLora")(function* (decoder: Decoder, lora: Lora) {
   const gpu = yield* Gpu
   const ops = makeOps(gpu.info)
+  const { storage } = decoder.weights.layers[0]?.o ?? decoder.weights.embed
+  if (storage === "int8" || storage === "int4") {
+    return yield* ModelError.unsupported({
+      operation: "merge adapter",
+      option: storage,
+      message: `an adapter cannot be merged into weights held in ${storage}; load without --quantize, or merge first with srcode export merged`
+    })
+  }
   yield* gpu.submit("merge adapter", (tape) => {
     decoder.weights.layers.forEach((w, i) => {
       const parts = lora.params.layers[i]
       if (parts === undefined) return
-      for (const [weight, part, columns] of [
-        [w.qkv, parts.qkv, decoder.config.hiddenSize],
-        [w.o, parts.o, decoder.config.numHeads * decoder.config.headDim],
-        [w.gateUp, parts.gateUp, decoder.config.hiddenSize],
-        [w.down, parts.down, decoder.config.intermediateSize]
-      ] as const) {
-        ops.matmulNN(tape, {
-          a: part.b,
-          b: part.a,
-          out: weight,
-          m: weight.length / columns,
-          n: columns,
-          k: part.width,
-          alpha: lora.scale,
-          accumulate: true
-        })
+      for (const fused of fusedLinears) {
+        const { a, b, width } = parts[fused]
+        ops.addLowRank(tape, { w: w[fused], b, a, width, scale: lora.scale })
       }
     })
   })

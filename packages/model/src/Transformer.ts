@@ -5,7 +5,7 @@
  * rides in the same matmul as its base weight. Backward recomputes nothing and needs a workspace that saved; gradients
  * go to the adapter, to all weights, or to neither (`dx` only).
  */
-import type { HeadShape, Ops, Tape, Tensor } from "@srcode/gpu"
+import { denseTensor, type HeadShape, type Matrix, type Ops, type Tape, type Tensor } from "@srcode/gpu"
 import type { Batch } from "./Batch.ts"
 import type { ModelConfig } from "./Config.ts"
 import type { FusedLinear, Lora, LoraPart, LoraTensors } from "./Lora.ts"
@@ -53,7 +53,7 @@ const headShape = (config: ModelConfig, rows: number): HeadShape => ({
 const linear = (
   ctx: Context,
   part: LoraPart | undefined,
-  args: { x: F; w: F; y: F; down: F; out: number; in: number; bias?: F | null; residual?: F }
+  args: { x: F; w: Matrix; y: F; down: F; out: number; in: number; bias?: F | null; residual?: F }
 ): void => {
   const { tape, ops, rows } = ctx
   if (part && ctx.lora) {
@@ -86,7 +86,7 @@ const linearBackward = (
   fused: FusedLinear,
   layer: number,
   grads: GradientTarget,
-  args: { x: F; w: F; dy: F; dx: F; down: F; dLora: F; out: number; in: number }
+  args: { x: F; w: Matrix; dy: F; dx: F; down: F; dLora: F; out: number; in: number }
 ): void => {
   const { tape, ops, rows } = ctx
   const part = ctx.lora?.params.layers[layer]?.[fused]
@@ -109,7 +109,8 @@ const linearBackward = (
     }
   }
   const key = fused
-  const dw = grads.weights?.layers[layer]?.[key]
+  const target = grads.weights?.layers[layer]?.[key]
+  const dw = target && denseTensor(target)
   if (dw) ops.matmulTN(tape, { a: args.dy, b: args.x, out: dw, m: args.out, n: args.in, k: rows, accumulate: true })
   ops.matmulNN(tape, {
     a: args.dy,
@@ -363,11 +364,12 @@ export const backward = (
       accumulate: true
     })
   }
-  if (grads.weights && embedOrder) {
+  const dtable = grads.weights && denseTensor(grads.weights.embed)
+  if (dtable && embedOrder) {
     ops.scatterRows(tape, {
       dy: g.dx,
       ...embedOrder,
-      dtable: grads.weights.embed,
+      dtable,
       rows: config.vocabSize,
       dim: C,
       accumulate: true

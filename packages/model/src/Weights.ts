@@ -1,16 +1,16 @@
 /**
  * A decoder's weights on the device, fused as the kernels want them: q, k, v in one matrix, gate and up in another.
  *
- * Frozen weights are one buffer each. For full-parameter training they are windows of one flat buffer, so that
- * gradients, moments and the optimiser's single dispatch line up with them. Layout (row-major, [out, in]):
- * qkv [(H + 2G) D, C], gateUp [2F, C], o [C, H D], down [C, F]; biases only for qkv, as in Qwen2;
- * qkNorm [2, D] holds the norm of query heads, then that of key heads, as in Qwen3.
+ * Frozen weights are a matrix each, in the storage that was chosen at loading (Loading.ts). For full-parameter training
+ * they are f32 windows of one flat buffer, so that gradients, moments and the optimiser's single dispatch line up with
+ * them. Layout (row-major, [out, in]): qkv [(H + 2G) D, C], gateUp [2F, C], o [C, H D], down [C, F]; norms and biases
+ * are f32 vectors; qkNorm [2, D] holds the norm of query heads, then that of key heads, as in Qwen3.
  */
 
-import { alignElements, Gpu, type Tensor, window } from "@srcode/gpu"
+import { alignElements, denseMatrix, type Matrix, type Tensor, window } from "@srcode/gpu"
 import { Effect, type FileSystem } from "effect"
 import { type ModelConfig, tensorShapes } from "./Config.ts"
-import { ModelError } from "./ModelError.ts"
+import type { ModelError } from "./ModelError.ts"
 import { requireFinite, type SafetensorsFile } from "./Safetensors.ts"
 import { type StoredDtype, type TensorToWrite, writeSafetensors } from "./SafetensorsWriter.ts"
 
@@ -18,26 +18,31 @@ type F = Tensor<"f32">
 
 export interface LayerWeights {
   readonly norm1: F
-  readonly qkv: F
+  readonly qkv: Matrix
   readonly qkvBias: F | null
   readonly qkNorm: F | null
-  readonly o: F
+  readonly o: Matrix
   readonly norm2: F
-  readonly gateUp: F
-  readonly down: F
+  readonly gateUp: Matrix
+  readonly down: Matrix
 }
 
 export interface Weights {
-  readonly embed: F
+  readonly embed: Matrix
   readonly layers: ReadonlyArray<LayerWeights>
   readonly norm: F
   /** The same tensor as `embed` where the model ties them. */
-  readonly head: F
+  readonly head: Matrix
 }
 
-/** One device tensor and the Hugging Face tensors it is made of, in row order. */
+/** One matrix or vector on the device and the Hugging Face tensors it is made of, in row order. */
 export interface WeightPart {
   readonly key: string
+  /** `linear` matrices may be quantised; embedding and head may not. */
+  readonly kind: "linear" | "table" | "vector"
+  readonly rows: number
+  /** 1 for vectors. */
+  readonly cols: number
   readonly length: number
   readonly sources: ReadonlyArray<{ readonly name: string; readonly shape: ReadonlyArray<number> }>
 }
@@ -47,7 +52,10 @@ export const weightParts = (config: ModelConfig): ReadonlyArray<WeightPart> => {
   const shapes = tensorShapes(config)
   const part = (key: string, ...names: ReadonlyArray<string>): WeightPart => {
     const sources = names.map((name) => ({ name, shape: shapes.get(name) ?? [] }))
-    return { key, sources, length: sources.reduce((sum, s) => sum + s.shape.reduce((a, b) => a * b, 1), 0) }
+    const rows = sources.reduce((sum, { shape }) => sum + (shape[0] ?? 0), 0)
+    const cols = sources[0]?.shape[1]
+    const kind = cols === undefined ? "vector" : key === "embed" || key === "head" ? "table" : "linear"
+    return { key, kind, rows, cols: cols ?? 1, length: rows * (cols ?? 1), sources }
   }
   const parts = [part("embed", "model.embed_tokens.weight")]
   for (let i = 0; i < config.numLayers; i++) {
@@ -70,34 +78,44 @@ export const weightParts = (config: ModelConfig): ReadonlyArray<WeightPart> => {
   return parts
 }
 
-const assemble = (config: ModelConfig, get: (key: string) => F): Weights => {
-  const embed = get("embed")
+/** Puts parts together; `matrix` and `vector` give the device's part of a key. */
+export const assembleWeights = (
+  config: ModelConfig,
+  matrix: (key: string) => Matrix,
+  vector: (key: string) => F
+): Weights => {
+  const embed = matrix("embed")
   return {
     embed,
     layers: Array.from({ length: config.numLayers }, (_, i) => ({
-      norm1: get(`${i}.norm1`),
-      qkv: get(`${i}.qkv`),
-      qkvBias: config.attentionBias ? get(`${i}.qkvBias`) : null,
-      qkNorm: config.qkNorm ? get(`${i}.qkNorm`) : null,
-      o: get(`${i}.o`),
-      norm2: get(`${i}.norm2`),
-      gateUp: get(`${i}.gateUp`),
-      down: get(`${i}.down`)
+      norm1: vector(`${i}.norm1`),
+      qkv: matrix(`${i}.qkv`),
+      qkvBias: config.attentionBias ? vector(`${i}.qkvBias`) : null,
+      qkNorm: config.qkNorm ? vector(`${i}.qkNorm`) : null,
+      o: matrix(`${i}.o`),
+      norm2: vector(`${i}.norm2`),
+      gateUp: matrix(`${i}.gateUp`),
+      down: matrix(`${i}.down`)
     })),
-    norm: get("norm"),
-    head: config.tieWordEmbeddings ? embed : get("head")
+    norm: vector("norm"),
+    head: config.tieWordEmbeddings ? embed : matrix("head")
   }
 }
 
 /** Windows of `flat` by part, each on an aligned start. */
 export const windowsOf = (config: ModelConfig, flat: F): Weights => {
-  const at = new Map<string, F>()
+  const at = new Map<string, { readonly part: WeightPart; readonly data: F }>()
   let offset = 0
   for (const part of weightParts(config)) {
-    at.set(part.key, window(flat, offset, part.length, part.key))
+    at.set(part.key, { part, data: window(flat, offset, part.length, part.key) })
     offset += alignElements(part.length)
   }
-  return assemble(config, (key) => at.get(key) ?? flat)
+  const vector = (key: string): F => at.get(key)?.data ?? flat
+  const matrix = (key: string): Matrix => {
+    const found = at.get(key)
+    return denseMatrix(vector(key), found?.part.rows ?? 0, found?.part.cols ?? 0)
+  }
+  return assembleWeights(config, matrix, vector)
 }
 
 /** Elements of a flat buffer for this configuration. */
@@ -115,22 +133,6 @@ const readPart = Effect.fnUntraced(function* (file: SafetensorsFile, part: Weigh
     at += values.length
   }
   return data
-})
-
-/** Loads frozen weights, one device buffer a part. */
-export const loadWeights = Effect.fn("Weights.load")(function* (config: ModelConfig, file: SafetensorsFile) {
-  const gpu = yield* Gpu
-  const tensors = new Map<string, F>()
-  for (const part of weightParts(config)) {
-    const tensor = yield* gpu.alloc(`weights.${part.key}`, "f32", part.length)
-    yield* gpu.write(tensor, yield* readPart(file, part))
-    tensors.set(part.key, tensor)
-  }
-  const missing = tensors.get("embed")
-  if (missing === undefined) {
-    return yield* ModelError.invalid({ operation: "load weights", message: "the model has no embedding" })
-  }
-  return assemble(config, (key) => tensors.get(key) ?? missing)
 })
 
 /** The flat host image of a checkpoint, in the order of `windowsOf`. */

@@ -7,7 +7,10 @@ export * from "./Checkpoint.ts"
 export * from "./Config.ts"
 export * from "./Generate.ts"
 export * from "./Head.ts"
+
 export * from "./HubCache.ts"
+export * from "./Loading.ts"
+
 export * from "./Lora.ts"
 export * from "./Model.ts"
 export * from "./ModelError.ts"

@@ -1,6 +1,6 @@
 /** The fused head against a direct log-softmax in double precision: chunks, temperature, KL, and gradients. */
 import { assert, layer } from "@effect/vitest"
-import { Gpu, makeOps } from "@srcode/gpu"
+import { denseMatrix, Gpu, makeOps } from "@srcode/gpu"
 import { Effect } from "effect"
 import {
   allocBatch,
@@ -107,7 +107,7 @@ const prepare = Effect.fnUntraced(function* (c: Case, seed: number) {
     device: {
       hidden: yield* upload(hidden),
       refHidden: yield* upload(refHidden),
-      head: yield* upload(head),
+      head: denseMatrix(yield* upload(head), c.vocab, c.hidden),
       dHead: yield* upload(new Float32Array(c.vocab * c.hidden)),
       dHidden: yield* upload(floats(packed.rows * c.hidden, 1))
     }
@@ -131,7 +131,7 @@ layer(DeviceLayer)("the fused head", (it) => {
             scoreRows(tape, ops, config, device.head, batch, hw, c.temperature, withRef)
             scoreRowsBackward(tape, ops, config, device.head, batch, hw, c.temperature, withRef, {
               accumulate: false,
-              dHead: device.dHead
+              dHead: denseMatrix(device.dHead, c.vocab, c.hidden)
             })
             scatterSelected(tape, ops, config, batch, hw.dSelected, device.dHidden)
           })

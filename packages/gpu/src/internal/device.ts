@@ -16,6 +16,7 @@ import {
 import type { KernelName } from "../Kernel.ts"
 import { type Dispatch, Tape } from "../Tape.ts"
 import type { ElementType, Tensor } from "../Tensor.ts"
+import { bufferBytes, largestBuffer } from "./counter.ts"
 import { type Compiled, makePipelines } from "./pipelines.ts"
 
 // WebGPU's numeric flags (the globals are not defined in Node).
@@ -173,15 +174,12 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
     Effect.acquireRelease(
       Effect.suspend(() => {
         if (failure !== undefined) return Effect.fail(failure)
-        const bytes = Math.ceil(Math.max(1, length) / 4) * 16
+        const bytes = bufferBytes(length)
         const refuse = (limit: number, limitName: string) =>
           Effect.fail(gpuError(new OutOfMemory({ label, bytes, live, limit, limitName })))
         if (!Number.isInteger(length) || length < 0)
           return Effect.fail(gpuError(new InvalidDispatch({ kernel: "alloc", detail: `${label}: length ${length}` })))
-        const binding = Math.min(
-          info.limits.maxStorageBufferBindingSize ?? Number.POSITIVE_INFINITY,
-          info.limits.maxBufferSize ?? Number.POSITIVE_INFINITY
-        )
+        const binding = largestBuffer(info)
         if (bytes > binding) return refuse(binding, "the device's largest storage binding")
         if (live + bytes > budget) return refuse(budget, "the memory budget")
         operation = `alloc ${label}`

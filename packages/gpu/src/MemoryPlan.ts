@@ -1,0 +1,81 @@
+/**
+ * What a program will allocate, before anything is: the program's own allocation code runs against a device that only
+ * counts. So a plan is exact by construction, and an allocation that one buffer or binding cannot hold fails here.
+ */
+import { Effect, type Scope } from "effect"
+import { Gpu } from "./Gpu.ts"
+import { type GpuError, gpuError, OutOfMemory } from "./GpuError.ts"
+import { makeCounter } from "./internal/counter.ts"
+
+export interface MemorySection {
+  readonly name: string
+  /** Device bytes that live at the end of the section. */
+  readonly bytes: number
+}
+
+export interface MemoryPlan {
+  readonly sections: ReadonlyArray<MemorySection>
+  readonly total: number
+  /** Bytes in use already, and how many may be in use at all; infinite where the device does not say. */
+  readonly live: number
+  readonly budget: number
+}
+
+/** Names a stretch of allocations inside a plan; returns what the stretch returns. */
+export type Section = <A, E, R>(name: string, allocate: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+
+/**
+ * Runs `allocate` without a device. Whatever it returns must not be computed with: reads give zeros. Sections are listed
+ * in the order in which they end.
+ */
+export const planMemory = Effect.fnUntraced(function* <A, E, R>(
+  allocate: (section: Section) => Effect.Effect<A, E, R | Gpu | Scope.Scope>
+) {
+  const gpu = yield* Gpu
+  const counter = makeCounter(gpu.info)
+  const sections: Array<MemorySection> = []
+  const section: Section = (name, own) =>
+    Effect.suspend(() => {
+      const before = counter.live()
+      return Effect.tap(own, () => Effect.sync(() => sections.push({ name, bytes: counter.live() - before })))
+    })
+  yield* allocate(section).pipe(Effect.scoped, Effect.provideService(Gpu, counter.gpu))
+  const { live, budget } = yield* gpu.memory
+  const plan: MemoryPlan = { sections, total: counter.peak(), live, budget }
+  return plan
+})
+
+/** Fails with the missing bytes when the plan does not fit beside what is in use. */
+export const requireMemory = (label: string, plan: MemoryPlan): Effect.Effect<void, GpuError> =>
+  plan.live + plan.total <= plan.budget
+    ? Effect.void
+    : Effect.fail(
+        gpuError(
+          new OutOfMemory({
+            label,
+            bytes: plan.total,
+            live: plan.live,
+            limit: plan.budget,
+            limitName: "the memory budget"
+          })
+        )
+      )
+
+/** Bytes for people: powers of 1000, three digits. */
+export const formatBytes = (bytes: number): string => {
+  const units = ["B", "kB", "MB", "GB", "TB"]
+  let value = bytes
+  let unit = 0
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1000
+    unit++
+  }
+  return `${unit === 0 ? value : Number(value.toPrecision(3))} ${units[unit]}`
+}
+
+/** The plan in one line. */
+export const describePlan = (plan: MemoryPlan): string => {
+  const parts = plan.sections.map(({ name, bytes }) => `${name} ${formatBytes(bytes)}`).join(", ")
+  const room = Number.isFinite(plan.budget) ? ` of ${formatBytes(plan.budget)}` : ""
+  return `${parts}; ${formatBytes(plan.live + plan.total)}${room}`
+}

@@ -1,0 +1,63 @@
+/** A Gpu that allocates nothing and computes nothing: it counts bytes, under the limits of the device it stands for. */
+import { Effect } from "effect"
+import { type AdapterInfo, Gpu, type HostArray } from "../Gpu.ts"
+import { gpuError, InvalidDispatch, OutOfMemory } from "../GpuError.ts"
+import { Tape } from "../Tape.ts"
+import type { ElementType, Tensor } from "../Tensor.ts"
+
+export const bufferBytes = (length: number): number => Math.ceil(Math.max(1, length) / 4) * 16
+
+/** The most bytes one buffer that is bound as a whole may have. */
+export const largestBuffer = (info: AdapterInfo): number =>
+  Math.min(
+    info.limits.maxStorageBufferBindingSize ?? Number.POSITIVE_INFINITY,
+    info.limits.maxBufferSize ?? Number.POSITIVE_INFINITY
+  )
+
+export const makeCounter = (info: AdapterInfo) => {
+  let live = 0
+  let peak = 0
+  const gpu = Gpu.of({
+    info,
+    alloc: <E extends ElementType>(label: string, element: E, length: number) =>
+      Effect.acquireRelease(
+        Effect.suspend(() => {
+          const bytes = bufferBytes(length)
+          if (!Number.isInteger(length) || length < 0)
+            return Effect.fail(gpuError(new InvalidDispatch({ kernel: "alloc", detail: `${label}: length ${length}` })))
+          const limit = largestBuffer(info)
+          if (bytes > limit) {
+            const limitName = "the device's largest storage binding"
+            return Effect.fail(gpuError(new OutOfMemory({ label, bytes, live, limit, limitName })))
+          }
+          live += bytes
+          peak = Math.max(peak, live)
+          // Only the size is ever asked of it.
+          const buffer = { size: bytes, label } as GPUBuffer
+          return Effect.succeed<Tensor<E>>({ label, element, offset: 0, length, buffer })
+        }),
+        (tensor) =>
+          Effect.sync(() => {
+            live -= tensor.buffer.size
+          })
+      ),
+    write: () => Effect.void,
+    submit: (_label, record) =>
+      Effect.suspend(() => {
+        const tape = new Tape()
+        record(tape)
+        return tape.failure === undefined ? Effect.void : Effect.fail(tape.failure)
+      }),
+    read: <E extends ElementType>(tensor: Tensor<E>) =>
+      Effect.sync(
+        () =>
+          (tensor.element === "f32" ? new Float32Array(tensor.length) : new Uint32Array(tensor.length)) as HostArray<E>
+      ),
+    idle: Effect.void,
+    profile: () => Effect.succeed([]),
+    compile: () => Effect.void,
+    memory: Effect.sync(() => ({ live, peak, budget: Number.POSITIVE_INFINITY })),
+    dispatches: Effect.succeed(0)
+  })
+  return { gpu, live: () => live, peak: () => peak }
+}
