@@ -28,7 +28,7 @@ import {
 } from "./reference/checkpoint.ts"
 import { assertNear, DeviceLayer, deviceGradients, loadShape, relativeError } from "./reference/device.ts"
 import { lossOf } from "./reference/loss.ts"
-import { zeroGradients } from "./reference/qwen2.ts"
+import { zeroGradients } from "./reference/decoder.ts"
 import { failsWith } from "./support.ts"
 
 const wide: Shape = { ...plain, name: "several blocks a row", hidden: 72, intermediate: 88, vocab: 203, tied: false }
