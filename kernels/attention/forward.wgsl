@@ -1,8 +1,7 @@
 // o[r,h,:] = sum over keys j in [kv_start[r], kv_end[r]) of softmax(scale * q[r,h].k[j,g]) v[j,g], g = h / (H / G).
 // stat[r,h] = (log-sum-exp of the scores, -): the second place is for backward_query's delta.
 //
-// The key range makes one kernel serve all cases: packed sequences (start of the own sequence to the own row), and a cache (rows of
-// the own slot). Online softmax in one pass; one invocation a (row, head). QUADS = head_dim / 4.
+// The key range of packed sequences runs from the start of the own sequence to the own row; a cache has forward_paged.wgsl. Online softmax in one pass; one invocation a (row, head). QUADS = head_dim / 4.
 requires immediate_address_space;
 
 const WG = 64u; //@const

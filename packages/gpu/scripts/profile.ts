@@ -75,8 +75,12 @@ const program = Effect.gen(function* () {
   const [k, v, dk, dv] = [yield* floats(narrow), yield* floats(narrow), yield* floats(narrow), yield* floats(narrow)]
   const qkv = yield* floats(wide + 2 * narrow)
   const stat = yield* floats(2 * rows * s.heads)
-  const sampled = yield* floats(2 * rows)
-  const token = yield* words(index)
+  const drawn = Math.min(rows, 64)
+  const sampled = yield* words(new Array(3 * drawn).fill(0))
+  // Temperature 1, top-p 0.9, no other filter.
+  const settings = yield* words(
+    Array.from({ length: drawn }, (_, i) => [0x3f800000, 0x3f666666, 0, 0, 1, i, 0, 0]).flat()
+  )
   const parameters = 500_000
   const [w, g, m, second] = [
     yield* floats(parameters),
@@ -100,8 +104,7 @@ const program = Effect.gen(function* () {
     ops.logSoftmaxChunk(tape, { ...head, logits, refLogits: ref, state })
     ops.logSoftmaxFinish(tape, { state, refOut, out, rows })
     ops.logSoftmaxBackward(tape, { ...head, logits, refLogits: ref, out, refOut, grad })
-    const draw = { rows: Math.min(rows, 64), vocab: s.vocab, temperature: 1, topP: 0.9, seed: 1 }
-    ops.sampleTopP(tape, { ...draw, logits: ref, stream: own, position, token, out: sampled })
+    ops.sample(tape, { logits: ref, settings, position, out: sampled, rows: drawn, vocab: s.vocab, stride: drawn })
     ops.gradNorm(tape, { g, partial, out: clip, n: parameters, clip: 1 })
     const adam = { n: parameters, step: 1, lr: 1e-3, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0 }
     ops.adamw(tape, { ...adam, w, g, m, v: second, clip })

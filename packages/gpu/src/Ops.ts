@@ -23,6 +23,8 @@ export const makeOps = (info: AdapterInfo) => {
 
 export type Ops = ReturnType<typeof makeOps>
 
+export { pageSize } from "./ops/attention.ts"
 export type { HeadShape } from "./ops/layer.ts"
 export type { Layout, MatmulArgs } from "./ops/matmul.ts"
 export { normBlock, type PolicyLossKind, type PpoLossParams } from "./ops/train.ts"
+export { sampleSettings } from "./ops/vocabulary.ts"

@@ -26,13 +26,7 @@ layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", 
           yield* blank("q", 8192),
           yield* blank("s", 8192)
         ] as const
-        const [token, position, kvRow, kvEnd, history] = [
-          yield* gpu.alloc("token", "u32", 64),
-          yield* gpu.alloc("position", "u32", 64),
-          yield* gpu.alloc("kvRow", "u32", 64),
-          yield* gpu.alloc("kvEnd", "u32", 64),
-          yield* gpu.alloc("history", "u32", 64)
-        ] as const
+        const token = yield* gpu.alloc("token", "u32", 64)
         const matrices: Array<Matrix> = []
         for (const storage of ["f32", "f16", "int8", "int4"] as const)
           matrices.push(yield* allocMatrix(storage, storage, 24, 8))
@@ -71,6 +65,8 @@ layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", 
               const attention = { ...shape, q: f, k: f, v: f, kvStart: u, kvEnd: u, qEnd: u }
               ops.attention(tape, { ...attention, o, stat: p })
               ops.attention(tape, { ...attention, o, stat: p, packed: true })
+              const paged = { pageTable: u, maxPages: 4, slot: u, position: u }
+              ops.attentionPaged(tape, { ...shape, ...paged, q: f, k: f, v: f, o })
               ops.attentionBackward(tape, { ...attention, o: f, dO: f, stat: p, dq: o, dk: q, dv: s })
             }
             ops.swiglu(tape, { gu: f, y: o, rows: 2, dim: 4 })
@@ -84,32 +80,7 @@ layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", 
               ops.logSoftmaxFinish(tape, { ...ref, state: f, out: o, rows: 4 })
               ops.logSoftmaxBackward(tape, { ...x, logits: o, out: f, grad: f })
             }
-            ops.sampleTopP(tape, {
-              logits: o,
-              stream: u,
-              position: u,
-              token,
-              out: p,
-              rows: 2,
-              vocab: 8,
-              temperature: 1,
-              topP: 0.9,
-              seed: 1
-            })
-            ops.decodeAdvance(tape, {
-              token,
-              sampled: f,
-              slot: u,
-              position,
-              kvRow,
-              kvEnd,
-              history,
-              historyLogp: o,
-              rows: 2,
-              capacity: 8,
-              step: 0,
-              endToken: 0
-            })
+            ops.sample(tape, { logits: o, settings: u, position: u, out: token, rows: 2, vocab: 8, stride: 4 })
             ops.gae(tape, {
               reward: f,
               value: f,

@@ -1,10 +1,9 @@
-/** Top-p sampling with a counter-based generator, and the step of decoding. */
+/** Sampling under filters with a counter-based generator, against the double-precision oracle. */
 import { assert, layer } from "@effect/vitest"
-import { advance, type DecodeState } from "@srcode/kernels/decode/reference"
 import { draw, nucleus, threefry2x32, uniform } from "@srcode/kernels/sample/reference"
 import { Effect } from "effect"
 import { Gpu, type Ops } from "../src/index.ts"
-import { assertClose, blank, DeviceLayer, f32, launch, opsOf, read, seeded, u32, variants } from "./support.ts"
+import { DeviceLayer, f32, launch, opsOf, seeded, u32, variants } from "./support.ts"
 
 interface Draw {
   readonly logits: ArrayLike<number>
@@ -12,27 +11,39 @@ interface Draw {
   readonly vocab: number
   readonly temperature: number
   readonly topP: number
+  readonly topK?: number
+  readonly minP?: number
   readonly seed: number
   readonly stream: ReadonlyArray<number>
   readonly position: ReadonlyArray<number>
 }
 
+const settingsOf = (x: Draw): Uint32Array => {
+  const words = new Uint32Array(8 * x.rows)
+  const floats = new Float32Array(words.buffer)
+  for (let r = 0; r < x.rows; r++) {
+    floats.set([x.temperature, x.topP, x.minP ?? 0], 8 * r)
+    words.set([x.topK ?? 0, x.seed, x.stream[r]!], 8 * r + 3)
+  }
+  return words
+}
+
 const sample = (ops: Ops, x: Draw) =>
   Effect.gen(function* () {
     const gpu = yield* Gpu
-    const token = yield* u32("token", new Array(x.rows).fill(999_999))
-    const out = yield* blank("out", 2 * x.rows)
+    const out = yield* u32("out", new Array(3 * x.rows).fill(999_999))
     const tensors = {
       logits: yield* f32("logits", x.logits),
-      stream: yield* u32("stream", x.stream),
+      settings: yield* u32("settings", settingsOf(x)),
       position: yield* u32("position", x.position)
     }
-    yield* launch(ops, (tape, o) => o.sampleTopP(tape, { ...x, ...tensors, token, out }))
-    const pairs = yield* read(out)
+    yield* launch(ops, (tape, o) => o.sample(tape, { ...tensors, out, rows: x.rows, vocab: x.vocab, stride: x.rows }))
+    const words = yield* gpu.read(out)
+    const floats = new Float32Array(words.buffer)
     return {
-      tokens: [...(yield* gpu.read(token))],
-      logProbs: pairs.filter((_, i) => i % 2 === 0),
-      kept: pairs.filter((_, i) => i % 2 === 1)
+      tokens: [...words.subarray(0, x.rows)],
+      logProbs: floats.slice(x.rows, 2 * x.rows),
+      kept: floats.slice(2 * x.rows)
     }
   }).pipe(Effect.scoped)
 
@@ -222,59 +233,4 @@ layer(DeviceLayer)("sampling", (it) => {
       })
     )
   }
-
-  it.effect("a decode step writes histories by slot, and rows behind an end token stand still", () =>
-    Effect.gen(function* () {
-      const gpu = yield* Gpu
-      const ops = yield* opsOf("software")
-      const [capacity, endToken, slot] = [5, 2, [3, 0, 2]]
-      const state: DecodeState = {
-        token: [0, 0, 0],
-        position: [4, 9, 0],
-        kvRow: [40, 90, 7],
-        kvEnd: [41, 91, 8],
-        history: new Array(4 * capacity).fill(77),
-        historyLogProb: new Array(4 * capacity).fill(-0.5)
-      }
-      const t = {
-        token: yield* u32("token", state.token),
-        slot: yield* u32("slot", slot),
-        position: yield* u32("position", state.position),
-        kvRow: yield* u32("kvRow", state.kvRow),
-        kvEnd: yield* u32("kvEnd", state.kvEnd),
-        history: yield* u32("history", state.history),
-        historyLogp: yield* f32("historyLogp", state.historyLogProb)
-      }
-      const sampled = [
-        [5, 2, 6],
-        [2, 8, 7],
-        [9, 9, 9],
-        [1, 1, 2],
-        [3, 3, 3],
-        // One step too many: nothing may change.
-        [4, 4, 4]
-      ]
-      for (const [step, tokens] of sampled.entries()) {
-        const logProb = tokens.map((v) => -v / 8)
-        yield* gpu.write(t.token, Uint32Array.from(tokens))
-        tokens.forEach((v, row) => {
-          state.token[row] = v
-        })
-        const pairs = yield* f32(
-          "sampled",
-          logProb.flatMap((v) => [v, 1])
-        )
-        yield* launch(ops, (tape, o) =>
-          o.decodeAdvance(tape, { ...t, sampled: pairs, rows: 3, capacity, step, endToken })
-        )
-        advance(state, slot, logProb, capacity, step, endToken)
-        assert.deepStrictEqual([...(yield* gpu.read(t.token))], state.token)
-      }
-      for (const key of ["position", "kvRow", "kvEnd", "history"] as const) {
-        assert.deepStrictEqual([...(yield* gpu.read(t[key]))], [...state[key]], key)
-      }
-      assertClose("history of log-probabilities", yield* read(t.historyLogp), state.historyLogProb)
-      assert.deepStrictEqual(state.position, [6, 10, 4])
-    })
-  )
 })

@@ -9,6 +9,7 @@ import { denseTensor, type HeadShape, type Matrix, type Ops, type Tape, type Ten
 import type { Batch } from "./Batch.ts"
 import type { ModelConfig } from "./Config.ts"
 import type { FusedLinear, Lora, LoraPart, LoraTensors } from "./Lora.ts"
+import type { CachedRows } from "./PagedCache.ts"
 import type { RopeTables } from "./Rope.ts"
 import type { Weights } from "./Weights.ts"
 import type { Workspace } from "./Workspace.ts"
@@ -20,12 +21,6 @@ export interface Decoder {
   readonly config: ModelConfig
   readonly weights: Weights
   readonly rope: RopeTables
-}
-
-/** The keys and values a row's attention reads: the batch's own rows, or a cache. */
-export interface KeyValueStore {
-  readonly k: F
-  readonly v: F
 }
 
 /** Where gradients are accumulated. */
@@ -124,8 +119,8 @@ const linearBackward = (
 }
 
 /**
- * Records the forward pass of `batch` and leaves normed final states in `ws.hidden` [rows, C]. `cache` gives each layer its
- * key-value store (decoding); without it the batch attends to itself.
+ * Records the forward pass of `batch` and leaves normed final states in `ws.hidden` [rows, C]. With `cache` each row attends to its
+ * own sequence there (of the batch only ids, positions and kvRow are read); without it the batch attends to itself.
  */
 export const forward = (
   tape: Tape,
@@ -134,7 +129,7 @@ export const forward = (
   lora: Lora | null,
   batch: Batch,
   ws: Workspace,
-  cache?: ReadonlyArray<KeyValueStore>
+  cache?: CachedRows
 ): void => {
   const { config, weights, rope } = decoder
   const { rows } = batch
@@ -158,7 +153,7 @@ export const forward = (
     const s = ws.layers[i]
     if (s === undefined) return
     const part = lora?.params.layers[i]
-    const { k, v } = cache?.[i] ?? s
+    const { k, v } = cache?.layers[i] ?? s
     ops.rmsNorm(tape, { x: s.x, w: w.norm1, y: s.normed1, rstd: s.rstd1, rows, dim: C, eps })
     linear(ctx, part?.qkv, { x: s.normed1, w: w.qkv, y: s.qkv, down: s.loraQkv, out: QKV, in: C, bias: w.qkvBias })
     ops.rope(tape, {
@@ -172,16 +167,18 @@ export const forward = (
       v,
       norm: w.qkNorm ? { weight: w.qkNorm, eps } : undefined
     })
-    ops.attention(tape, {
-      ...shape,
-      q: s.q,
-      k,
-      v,
-      kvStart: batch.kvStart,
-      kvEnd: batch.kvEnd,
-      o: s.attended,
-      stat: s.stat
-    })
+    if (cache) ops.attentionPaged(tape, { ...shape, ...cache, q: s.q, k, v, position: batch.position, o: s.attended })
+    else
+      ops.attention(tape, {
+        ...shape,
+        q: s.q,
+        k,
+        v,
+        kvStart: batch.kvStart,
+        kvEnd: batch.kvEnd,
+        o: s.attended,
+        stat: s.stat
+      })
     linear(ctx, part?.o, { x: s.attended, w: w.o, y: s.middle, down: s.loraO, out: C, in: HD, residual: s.x })
     ops.rmsNorm(tape, { x: s.middle, w: w.norm2, y: s.normed2, rstd: s.rstd2, rows, dim: C, eps })
     linear(ctx, part?.gateUp, { x: s.normed2, w: w.gateUp, y: s.gateUp, down: s.loraGateUp, out: 2 * FF, in: C })

@@ -12,6 +12,9 @@ import { subgroupTile } from "./matmul.ts"
 type F = Tensor<"f32">
 type U = Tensor<"u32">
 
+/** Rows of a page of the key-value cache. */
+export const pageSize = 16
+
 /** Heads up to this size stay in one invocation's registers. */
 const narrowHead = 64
 
@@ -64,6 +67,39 @@ export const makeAttention = (info: AdapterInfo) => {
       if (shared) tape.dispatch("attention_forward_packed", bindings, scalars(x), ...shared)
       else if (narrow(x)) tape.dispatch("attention_forward", bindings, scalars(x), grid(count), { WG, QUADS })
       else tape.dispatch("attention_forward_workgroup", bindings, { ...scalars(x), quads: QUADS }, grid1d(count, 1))
+    },
+    /**
+     * Causal attention of each row to its own sequence in a paged cache: row r sees positions 0 … position[r] of the sequence in
+     * slot[r], whose pages of `pageSize` rows pageTable [slots, maxPages] names in order.
+     */
+    attentionPaged(
+      tape: Tape,
+      x: HeadShape & { q: F; k: F; v: F; pageTable: U; maxPages: number; slot: U; position: U; o: F }
+    ): void {
+      const QUADS = quads(tape, x)
+      const count = x.rows * x.heads
+      fits(tape, "attention_paged", [
+        ["q", x.q, count * x.headDim],
+        ["slot", x.slot, x.rows],
+        ["position", x.position, x.rows],
+        ["o", x.o, count * x.headDim]
+      ])
+      const bindings = {
+        q: x.q,
+        k: x.k,
+        v: x.v,
+        page_table: x.pageTable,
+        slot: x.slot,
+        position: x.position,
+        o: x.o
+      }
+      const params = { ...scalars(x), max_pages: x.maxPages }
+      const PAGE = pageSize
+      if (narrow(x)) tape.dispatch("attention_forward_paged", bindings, params, grid(count), { WG, QUADS, PAGE })
+      else {
+        const wide = { ...params, quads: QUADS }
+        tape.dispatch("attention_forward_paged_workgroup", bindings, wide, grid1d(count, 1), { PAGE })
+      }
     },
     /** Gradients of packed causal self-attention; stat as forward left it. qEnd[j] is the end of row j's sequence. */
     attentionBackward(

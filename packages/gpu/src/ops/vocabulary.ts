@@ -1,5 +1,5 @@
 /**
- * Launches over the vocabulary: log-probabilities with entropy and KL, sampling, and the step of decoding. As in layer.ts, a row is
+ * Launches over the vocabulary: log-probabilities with entropy and KL, and sampling. As in layer.ts, a row is
  * reduced by a workgroup on hardware and by an invocation on drivers that compute on the CPU.
  */
 import type { AdapterInfo } from "../Gpu.ts"
@@ -9,6 +9,9 @@ import { byRows, fits, groupSize } from "./layer.ts"
 
 type F = Tensor<"f32">
 type U = Tensor<"u32">
+
+/** Words of one row's sampling settings: temperature, top-p, min-p (f32 bits), top-k, seed, stream, and two unused. */
+export const sampleSettings = 8
 
 export const makeVocabularyOps = (info: AdapterInfo) => {
   const WG = groupSize(info)
@@ -107,82 +110,24 @@ export const makeVocabularyOps = (info: AdapterInfo) => {
         { ...row.constants, WITH_REF: x.refLogits ? 1 : 0 }
       )
     },
-    /** Samples one token a row; overwrites logits. temperature 0 is greedy. */
-    sampleTopP(
+    /**
+     * Draws one token a row under the row's own settings [rows, `sampleSettings`] (see kernels/sample/README.md); overwrites logits. out [3, stride]
+     * holds tokens, then the bits of their log-probabilities, then of the masses kept by the filters.
+     */
+    sample(
       tape: Tape,
-      x: {
-        logits: F
-        stream: U
-        position: U
-        token: U
-        out: F
-        rows: number
-        vocab: number
-        temperature: number
-        topP: number
-        seed: number
-      }
+      x: { logits: F; settings: U; position: U; out: U; rows: number; vocab: number; stride: number }
     ): void {
-      fits(tape, "sample_top_p", [
+      fits(tape, "sample", [
         ["logits", x.logits, x.rows * x.vocab],
-        ["stream", x.stream, x.rows],
+        ["settings", x.settings, x.rows * sampleSettings],
         ["position", x.position, x.rows],
-        ["token", x.token, x.rows],
-        ["out", x.out, 2 * x.rows]
+        ["out", x.out, 2 * x.stride + x.rows]
       ])
-      const bindings = { logits: x.logits, stream: x.stream, position: x.position, token: x.token, out: x.out }
-      const params = {
-        rows: x.rows,
-        vocab: x.vocab,
-        inv_temperature: x.temperature > 0 ? 1 / x.temperature : 0,
-        top_p: x.topP,
-        seed: x.seed >>> 0
-      }
-      if (info.software) tape.dispatch("sample_top_p", bindings, params, grid(x.rows), { WG })
-      else tape.dispatch("sample_top_p_workgroup", bindings, params, grid1d(x.rows, 1))
-    },
-    /** Records sampled tokens in the slots' history and moves the rows on. */
-    decodeAdvance(
-      tape: Tape,
-      x: {
-        token: U
-        sampled: F
-        slot: U
-        position: U
-        kvRow: U
-        kvEnd: U
-        history: U
-        historyLogp: F
-        rows: number
-        capacity: number
-        step: number
-        endToken: number
-      }
-    ): void {
-      fits(tape, "decode_advance", [
-        ["token", x.token, x.rows],
-        ["sampled", x.sampled, 2 * x.rows],
-        ["slot", x.slot, x.rows],
-        ["position", x.position, x.rows],
-        ["kvRow", x.kvRow, x.rows],
-        ["kvEnd", x.kvEnd, x.rows]
-      ])
-      tape.dispatch(
-        "decode_advance",
-        {
-          token: x.token,
-          sampled: x.sampled,
-          slot: x.slot,
-          position: x.position,
-          kv_row: x.kvRow,
-          kv_end: x.kvEnd,
-          history: x.history,
-          history_logp: x.historyLogp
-        },
-        { rows: x.rows, capacity: x.capacity, step: x.step, end_token: x.endToken },
-        grid(x.rows),
-        { WG }
-      )
+      const bindings = { logits: x.logits, settings: x.settings, position: x.position, out: x.out }
+      const params = { rows: x.rows, vocab: x.vocab, stride: x.stride }
+      // Few lanes where barriers are dear.
+      tape.dispatch("sample_draw", bindings, params, grid1d(x.rows, 1), { WG: info.software ? 8 : 256 })
     }
   }
 }

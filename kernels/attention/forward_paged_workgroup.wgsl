@@ -1,0 +1,81 @@
+// forward_paged.wgsl with one workgroup a (row, head): for devices with fast workgroup memory, and for heads too wide for one invocation's
+// registers. Keys go in blocks of WG (a whole number of pages): each lane scores one key, then each lane adds up one quad of the output over
+// the block. head_dim / 4 may not exceed WG.
+requires immediate_address_space;
+
+const WG = 64u; //@const a power of two, a multiple of PAGE
+const PAGE = 16u; //@const
+
+struct Params {
+  rows: u32,
+  heads: u32,
+  kv_heads: u32,
+  max_pages: u32,
+  scale: f32,
+  quads: u32, // head_dim / 4, a parameter so that its loops are not unrolled: compilers of software drivers take seconds for those
+}
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> page_table: array<u32>;
+@group(0) @binding(4) var<storage, read> slot: array<u32>;
+@group(0) @binding(5) var<storage, read> position: array<u32>;
+@group(0) @binding(6) var<storage, read_write> o: array<vec4<f32>>;
+
+var<workgroup> query: array<vec4<f32>, WG>;
+var<workgroup> place: array<u32, WG>;
+var<workgroup> weight: array<f32, WG>;
+var<workgroup> tops: array<f32, WG>;
+
+@compute @workgroup_size(WG, 1, 1)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
+  let i = wg.y * nwg.x + wg.x;
+  if (i >= p.rows * p.heads) { return; }
+  let row = i / p.heads;
+  let group = (i % p.heads) / (p.heads / p.kv_heads);
+  if (li < p.quads) { query[li] = q[i * p.quads + li] * p.scale; }
+  let keys = position[row] + 1u;
+  let entries = slot[row] * p.max_pages;
+  var own = vec4<f32>();
+  var m = -3.0e38;
+  var l = 0.0;
+  for (var b = 0u; b < keys; b += WG) {
+    let j = b + li;
+    // Where this lane's key and value begin, in quads; the lanes of the sum below read it.
+    var kj = 0u;
+    if (j < keys) { kj = ((page_table[entries + j / PAGE] * PAGE + j % PAGE) * p.kv_heads + group) * p.quads; }
+    place[li] = kj;
+    workgroupBarrier();
+    var s = -3.0e38;
+    if (j < keys) {
+      s = 0.0;
+      for (var d = 0u; d < p.quads; d++) { s += dot(query[d], k[kj + d]); }
+    }
+    tops[li] = s;
+    workgroupBarrier();
+    for (var step = WG / 2u; step > 0u; step >>= 1u) {
+      if (li < step) { tops[li] = max(tops[li], tops[li + step]); }
+      workgroupBarrier();
+    }
+    let next = max(m, tops[0]);
+    let keep = exp(m - next);
+    var w = 0.0;
+    if (j < keys) { w = exp(s - next); }
+    weight[li] = w;
+    workgroupBarrier();
+    let count = min(WG, keys - b);
+    var sum = 0.0;
+    var part = vec4<f32>();
+    for (var t = 0u; t < count; t++) {
+      sum += weight[t];
+      if (li < p.quads) { part += v[place[t] + li] * weight[t]; }
+    }
+    own = own * keep + part;
+    l = l * keep + sum;
+    m = next;
+    workgroupBarrier();
+  }
+  if (li < p.quads) { o[i * p.quads + li] = own * (1.0 / l); }
+}
