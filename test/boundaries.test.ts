@@ -24,8 +24,9 @@ const doors: Readonly<Record<string, ReadonlyArray<string>>> = {
   dataset: ["domain", "sandbox"],
   evals: ["domain"],
   store: ["domain"],
+  serve: ["domain", "gpu", "model"],
   pipeline: below,
-  cli: [...below, "pipeline"],
+  cli: [...below, "pipeline", "serve"],
   bench: [...below, "pipeline", "kernels"],
   test: [...below, "pipeline", "kernels", "cli"]
 }

@@ -1,0 +1,115 @@
+/**
+ * Text in, text out, as a service: what the HTTP side knows of a model. The live layer stands on the engine; one base
+ * model and any number of adapters answer under their names.
+ *
+ * A sequence is asked for in token ids, since their number decides whether it fits before anything runs; it answers in
+ * pieces of text that are whole characters and end before a stop string. Ending the stream early cancels the sequence
+ * and frees its cache.
+ */
+import {
+  type ChatMessage,
+  type ChatTemplate,
+  type Lora,
+  ModelError,
+  type RenderOptions,
+  type Tokenizer
+} from "@srcode/model"
+import { Context, Effect, Layer, Schema, Stream } from "effect"
+import type { Engine, EngineStats, SamplingParams } from "./internal/engine.ts"
+import { type TextChunk, textChunks } from "./internal/text-chunks.ts"
+
+export type { TextChunk, TextToken } from "./internal/text-chunks.ts"
+
+export interface ServedModel {
+  /** The name that requests ask for. */
+  readonly id: string
+  /** The base model's id for an adapter, null for the base itself. */
+  readonly parent: string | null
+}
+
+export interface TextRequest {
+  /** The id of a served model. */
+  readonly model: string
+  readonly ids: ReadonlyArray<number>
+  /** Numbers the sequences that share a seed. */
+  readonly stream: number
+  readonly sampling: SamplingParams
+  readonly stop: ReadonlyArray<string>
+  readonly stopIds: ReadonlyArray<number>
+}
+
+/** The engine or the device failed while a sequence ran. */
+export class TextModelError extends Schema.TaggedError<TextModelError>()("TextModelError", {
+  message: Schema.String
+}) {}
+
+export class TextModel extends Context.Service<
+  TextModel,
+  {
+    /** The base model first. */
+    readonly models: ReadonlyArray<ServedModel>
+    readonly vocabSize: number
+    /** Sequences that run at a time, and tokens of one with its prompt. */
+    readonly limits: { readonly maxSequences: number; readonly maxTokens: number }
+    /** Token ids of plain text, with what the tokenizer puts before a text. */
+    readonly encode: (text: string) => ReadonlyArray<number>
+    readonly decode: (ids: ReadonlyArray<number>) => string
+    /** Token ids of a conversation that ends with the opening of the assistant's turn. */
+    readonly encodeChat: (
+      messages: ReadonlyArray<ChatMessage>,
+      options?: RenderOptions
+    ) => Effect.Effect<ReadonlyArray<number>, ModelError>
+    readonly sample: (request: TextRequest) => Stream.Stream<TextChunk, TextModelError>
+    readonly stats: Effect.Effect<EngineStats>
+  }
+>()("@srcode/serve/TextModel") {
+  /** A model on an engine; `adapters` by the name that requests ask for. */
+  static readonly layerEngine = (options: {
+    readonly engine: Engine
+    readonly tokenizer: Tokenizer
+    readonly vocabSize: number
+    /** null: the model has none, and chat is refused with a message. */
+    readonly template: ChatTemplate | null
+    readonly id: string
+    readonly adapters: ReadonlyMap<string, Lora>
+  }): Layer.Layer<TextModel> => {
+    const { engine, tokenizer, template } = options
+    return Layer.succeed(
+      TextModel,
+      TextModel.of({
+        models: [
+          { id: options.id, parent: null },
+          ...[...options.adapters.keys()].map((id) => ({ id, parent: options.id }))
+        ],
+        vocabSize: options.vocabSize,
+        limits: engine.limits,
+        encode: (text) => tokenizer.encode(text, { addSpecialTokens: true }),
+        decode: (ids) => tokenizer.decode(ids),
+        encodeChat: (messages, renderOptions) =>
+          template === null
+            ? Effect.fail(
+                ModelError.missing({
+                  operation: "chat",
+                  message: "the model has no chat template; use /v1/completions with plain text"
+                })
+              )
+            : Effect.map(template.render(messages, renderOptions), (text) => tokenizer.encode(text)),
+        sample: (request) =>
+          engine
+            .sample({
+              ids: request.ids,
+              stream: request.stream,
+              lora: options.adapters.get(request.model) ?? null,
+              sampling: request.sampling,
+              // an instruction model ends its turn with a token that config.json may not list
+              stopIds: [tokenizer.eosId, ...request.stopIds]
+            })
+            .pipe(
+              Stream.mapError((error) => new TextModelError({ message: error.message })),
+              textChunks(tokenizer, { stop: request.stop, stopIds: new Set([tokenizer.eosId, ...request.stopIds]) })
+            ),
+        stats: engine.stats
+      })
+    )
+  }
+}

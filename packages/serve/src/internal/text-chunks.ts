@@ -1,0 +1,76 @@
+/**
+ * From the engine's bursts of tokens to pieces of text. Text is whole characters, ends before a stop string, and leaves
+ * the end token out; a token's log-probability comes with the piece that completes its bytes, so tokens of a stop
+ * string that is cut off are never told.
+ */
+import type { Tokenizer } from "@srcode/model"
+import { Stream } from "effect"
+import { makeDetokenizer, type TokenChunk } from "./engine.ts"
+
+export interface TextToken {
+  readonly bytes: Uint8Array
+  /** Natural log of its probability under the model, before temperature and cuts. */
+  readonly logProb: number
+}
+
+export interface TextChunk {
+  readonly text: string
+  readonly tokens: ReadonlyArray<TextToken>
+  /** Tokens sampled so far that count as the answer's, the end token included. */
+  readonly sampled: number
+  readonly finish: null | "stop" | "length"
+}
+
+interface Pending extends TextToken {
+  readonly start: number
+  readonly end: number
+}
+
+const utf8Length = (text: string): number => new TextEncoder().encode(text).length
+
+const makeState = (
+  tokenizer: Tokenizer,
+  options: { readonly stop: ReadonlyArray<string>; readonly stopIds: ReadonlySet<number> }
+) => {
+  const detokenizer = makeDetokenizer(tokenizer, { stop: options.stop })
+  let pending: Array<Pending> = []
+  let [taken, told, sampled] = [0, 0, 0]
+
+  /** The tokens whose bytes the text has reached; with `last` those that it reaches in part, too. */
+  const release = (last: boolean): ReadonlyArray<TextToken> => {
+    const reached = pending.findIndex((token) => (last ? token.start >= told : token.end > told))
+    const count = reached < 0 ? pending.length : reached
+    const out = pending.slice(0, count)
+    pending = pending.slice(count)
+    return out
+  }
+
+  return (chunk: TokenChunk): TextChunk => {
+    const last = chunk.ids.at(-1)
+    const ended = chunk.finish === "stop" && last !== undefined && options.stopIds.has(last)
+    const ids = ended ? chunk.ids.slice(0, -1) : chunk.ids
+    ids.forEach((id, i) => {
+      const bytes = tokenizer.specialIds.has(id) ? new Uint8Array(0) : tokenizer.tokenBytes(id)
+      pending.push({ bytes, logProb: chunk.logProbs[i] ?? Number.NaN, start: taken, end: taken + bytes.length })
+      taken += bytes.length
+    })
+    const before = sampled
+    sampled += chunk.ids.length
+    const { text, stopped } = detokenizer.push(ids)
+    if (stopped !== null) {
+      told += utf8Length(text)
+      return { text, tokens: release(true), sampled: Math.max(before, stopped.tokens), finish: "stop" }
+    }
+    const whole = chunk.finish === null ? text : text + detokenizer.finish()
+    told = chunk.finish === null ? told + utf8Length(whole) : Number.POSITIVE_INFINITY
+    return { text: whole, tokens: release(false), sampled, finish: chunk.finish }
+  }
+}
+
+/** Ends with the first chunk that has a `finish`; the engine's stream is then let go of. */
+export const textChunks =
+  (tokenizer: Tokenizer, options: { readonly stop: ReadonlyArray<string>; readonly stopIds: ReadonlySet<number> }) =>
+  <E, R>(chunks: Stream.Stream<TokenChunk, E, R>): Stream.Stream<TextChunk, E, R> =>
+    Stream.suspend(() => Stream.map(chunks, makeState(tokenizer, options))).pipe(
+      Stream.takeUntil((chunk) => chunk.finish !== null)
+    )
