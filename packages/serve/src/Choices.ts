@@ -32,10 +32,12 @@ export interface Serving {
   readonly metrics: ServeMetrics
 }
 
-/** A seed of the API (53 bits, signed) as the sampler's 32 bits; those that fit stay what they are. */
+/** A seed of the API (53 bits, signed) as the sampler's 32 bits; those that fit stay what they are, others are hashed. */
 export const samplerSeed = (seed: number): number => {
+  if (seed >= 0 && seed < 2 ** 32) return seed
   const bits = BigInt.asUintN(64, BigInt(seed))
-  return Number(BigInt.asUintN(32, bits < 2n ** 32n ? bits : bits ^ (bits >> 32n)))
+  // the high half of a product with the odd 2^64 / φ depends on every bit
+  return Number(BigInt.asUintN(64, bits * 0x9e37_79b9_7f4a_7c15n) >> 32n)
 }
 
 const checkPrompt = (

@@ -2,9 +2,9 @@
  * What the server counts, and its Prometheus text. The numbers live in a registry of the server's own, so that two
  * servers in one process do not add up and nothing else is told at `/metrics`.
  */
+import type { EngineStats } from "@srcode/model"
 import { Effect, Metric } from "effect"
 import { PrometheusMetrics } from "effect/observability"
-import type { EngineStats } from "./internal/engine.ts"
 
 const seconds = Metric.boundariesFromIterable([0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300])
 const counter = (name: string, description: string) => Metric.counter(name, { description, incremental: true })

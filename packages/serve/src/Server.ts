@@ -154,7 +154,8 @@ const makeApp = (serving: Serving, settings: ServeSettings, startedAt: number) =
         })
       return yield* route.handler(request)
     })
-    const response = yield* answer.pipe(
+    // Handlers run uninterruptible unless they say otherwise; a client that goes away must end this one.
+    const response = yield* Effect.interruptible(answer).pipe(
       Effect.catchTag("ApiError", (error) => Effect.succeed(errorResponse(error))),
       Effect.catchCause((cause) =>
         Cause.hasInterruptsOnly(cause)
@@ -211,11 +212,23 @@ export const serve = Effect.fn("serve")(function* (
     port: settings.port,
     gracefulShutdownTimeout: settings.grace
   }).pipe(Effect.mapError((error) => listenProblem(settings, error.cause)))
+  // A connection that was busy when the server stopped listening would stay open for its client's next request.
+  let stopping = false
+  node.on("request", (_, response) => {
+    response.once("close", () => {
+      if (stopping) setImmediate(() => node.closeIdleConnections())
+    })
+  })
   // Finalizers run last to first: refuse, wait for answers (the server's own), cut what is left, close.
   yield* Effect.addFinalizer(() => Effect.sync(() => node.closeAllConnections()))
   const startedAt = Math.floor((yield* Effect.clockWith((clock) => clock.currentTimeMillis)) / 1000)
   yield* server.serve(makeApp(serving, settings, startedAt))
-  yield* Effect.addFinalizer(() => admission.close)
+  yield* Effect.addFinalizer(() =>
+    Effect.suspend(() => {
+      stopping = true
+      return admission.close
+    })
+  )
   const address = node.address()
   const port = typeof address === "object" && address !== null ? address.port : settings.port
   return { url: HttpServer.formatAddress(server.address), port }

@@ -9,13 +9,15 @@
 import {
   type ChatMessage,
   type ChatTemplate,
+  type Engine,
+  type EngineStats,
   type Lora,
   ModelError,
   type RenderOptions,
+  type SamplingParams,
   type Tokenizer
 } from "@srcode/model"
 import { Context, Effect, Layer, Schema, Stream } from "effect"
-import type { Engine, EngineStats, SamplingParams } from "./internal/engine.ts"
 import { type TextChunk, textChunks } from "./internal/text-chunks.ts"
 
 export type { TextChunk, TextToken } from "./internal/text-chunks.ts"
@@ -68,6 +70,8 @@ export class TextModel extends Context.Service<
     readonly engine: Engine
     readonly tokenizer: Tokenizer
     readonly vocabSize: number
+    /** Tokens that end every answer, the tokenizer's end token apart. */
+    readonly endIds: ReadonlyArray<number>
     /** null: the model has none, and chat is refused with a message. */
     readonly template: ChatTemplate | null
     readonly id: string
@@ -94,20 +98,22 @@ export class TextModel extends Context.Service<
                 })
               )
             : Effect.map(template.render(messages, renderOptions), (text) => tokenizer.encode(text)),
-        sample: (request) =>
-          engine
+        sample: (request) => {
+          // an instruction model ends its turn with a token that config.json may not list
+          const stopIds = [...options.endIds, tokenizer.eosId, ...request.stopIds]
+          return engine
             .sample({
               ids: request.ids,
               stream: request.stream,
               lora: options.adapters.get(request.model) ?? null,
               sampling: request.sampling,
-              // an instruction model ends its turn with a token that config.json may not list
-              stopIds: [tokenizer.eosId, ...request.stopIds]
+              stopIds
             })
             .pipe(
               Stream.mapError((error) => new TextModelError({ message: error.message })),
-              textChunks(tokenizer, { stop: request.stop, stopIds: new Set([tokenizer.eosId, ...request.stopIds]) })
-            ),
+              textChunks(tokenizer, { stop: request.stop, endIds: new Set(stopIds) })
+            )
+        },
         stats: engine.stats
       })
     )

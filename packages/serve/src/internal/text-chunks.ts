@@ -3,9 +3,9 @@
  * the end token out; a token's log-probability comes with the piece that completes its bytes, so tokens of a stop
  * string that is cut off are never told.
  */
-import type { Tokenizer } from "@srcode/model"
+import type { TokenChunk, Tokenizer } from "@srcode/model"
 import { Stream } from "effect"
-import { makeDetokenizer, type TokenChunk } from "./engine.ts"
+import { makeDetokenizer } from "./detokenizer.ts"
 
 export interface TextToken {
   readonly bytes: Uint8Array
@@ -30,7 +30,7 @@ const utf8Length = (text: string): number => new TextEncoder().encode(text).leng
 
 const makeState = (
   tokenizer: Tokenizer,
-  options: { readonly stop: ReadonlyArray<string>; readonly stopIds: ReadonlySet<number> }
+  options: { readonly stop: ReadonlyArray<string>; readonly endIds: ReadonlySet<number> }
 ) => {
   const detokenizer = makeDetokenizer(tokenizer, { stop: options.stop })
   let pending: Array<Pending> = []
@@ -47,7 +47,7 @@ const makeState = (
 
   return (chunk: TokenChunk): TextChunk => {
     const last = chunk.ids.at(-1)
-    const ended = chunk.finish === "stop" && last !== undefined && options.stopIds.has(last)
+    const ended = chunk.finish === "stop" && last !== undefined && options.endIds.has(last)
     const ids = ended ? chunk.ids.slice(0, -1) : chunk.ids
     ids.forEach((id, i) => {
       const bytes = tokenizer.specialIds.has(id) ? new Uint8Array(0) : tokenizer.tokenBytes(id)
@@ -69,7 +69,7 @@ const makeState = (
 
 /** Ends with the first chunk that has a `finish`; the engine's stream is then let go of. */
 export const textChunks =
-  (tokenizer: Tokenizer, options: { readonly stop: ReadonlyArray<string>; readonly stopIds: ReadonlySet<number> }) =>
+  (tokenizer: Tokenizer, options: { readonly stop: ReadonlyArray<string>; readonly endIds: ReadonlySet<number> }) =>
   <E, R>(chunks: Stream.Stream<TokenChunk, E, R>): Stream.Stream<TextChunk, E, R> =>
     Stream.suspend(() => Stream.map(chunks, makeState(tokenizer, options))).pipe(
       Stream.takeUntil((chunk) => chunk.finish !== null)

@@ -6,16 +6,18 @@ import * as nodePath from "node:path"
 import { NodeServices } from "@effect/platform-node"
 import {
   compileChatTemplate,
+  type Engine,
   type Lora,
   loadChatTemplate,
   loadTokenizer,
   ModelError,
+  type SequenceRequest,
+  type TokenChunk,
   type Tokenizer
 } from "@srcode/model"
 import { Deferred, Duration, Effect, Exit, Semaphore, Stream } from "effect"
 import OpenAI from "openai"
 import { type RunningServer, type ServeSettings, serve, TextModel } from "../../src/index.ts"
-import type { Engine, SequenceRequest, TokenChunk } from "../../src/internal/engine.ts"
 
 export const tinyCoder = nodePath.resolve(import.meta.dirname, "../../../model/assets/tiny-coder")
 
@@ -104,10 +106,14 @@ const scriptedEngine = (
 
   const engine: Engine = {
     limits,
+    generate: () => Effect.die("not used here"),
+    forgetPrefixes: Effect.void,
     stats: Effect.sync(() => ({
       running: seen.running,
       waiting,
       pagesUsed: seen.running,
+      pagesRetained: 0,
+      promptTokens: 0,
       pagesTotal: limits.maxSequences,
       tokensGenerated: 0,
       prefixTokensReused: 0
@@ -196,6 +202,7 @@ export const withServer = (options: Options, use: (served: Served) => Promise<vo
         tokenizer,
         template,
         vocabSize: tokenizer.vocabSize,
+        endIds: [],
         id: "tiny",
         adapters: new Map((options.adapters ?? []).map((name) => [name, fakeLora(name)]))
       })

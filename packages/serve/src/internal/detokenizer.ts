@@ -1,40 +1,6 @@
-/** Interim: the engine's and the detokenizer's types as agreed, until @srcode/model exports them. */
-import type { Lora, ModelError, Tokenizer } from "@srcode/model"
-import type { Effect, Stream } from "effect"
-
-export interface SamplingParams {
-  readonly temperature: number
-  readonly topP: number
-  readonly topK: number
-  readonly minP: number
-  readonly maxTokens: number
-  readonly seed: number
-}
-export interface SequenceRequest {
-  readonly ids: ReadonlyArray<number>
-  readonly stream: number
-  readonly lora: Lora | null
-  readonly sampling: SamplingParams
-  readonly stopIds?: ReadonlyArray<number>
-}
-export interface TokenChunk {
-  readonly ids: ReadonlyArray<number>
-  readonly logProbs: ReadonlyArray<number>
-  readonly finish: null | "stop" | "length"
-}
-export interface EngineStats {
-  readonly running: number
-  readonly waiting: number
-  readonly pagesUsed: number
-  readonly pagesTotal: number
-  readonly tokensGenerated: number
-  readonly prefixTokensReused: number
-}
-export interface Engine {
-  readonly limits: { readonly maxSequences: number; readonly maxTokens: number }
-  readonly sample: (request: SequenceRequest) => Stream.Stream<TokenChunk, ModelError>
-  readonly stats: Effect.Effect<EngineStats>
-}
+/** Interim: incremental decoding as agreed, until @srcode/model exports it. */
+import { TextDecoder } from "node:util"
+import type { Tokenizer } from "@srcode/model"
 
 export interface Detokenizer {
   readonly push: (ids: ReadonlyArray<number>) => {
