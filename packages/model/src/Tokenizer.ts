@@ -1,33 +1,65 @@
 /**
- * A byte-level BPE tokenizer from a Hugging Face folder (`tokenizer.json`, `tokenizer_config.json`), with what rewards
- * need and the library does not give: the bytes of every token and their offsets in the text.
+ * A BPE tokenizer from a Hugging Face folder (`tokenizer.json`, `tokenizer_config.json`), byte-level (Qwen, DeepSeek,
+ * GPT-2, Llama 3) or SentencePiece-style with byte fallback (Llama 2, CodeLlama), with what rewards need and the library
+ * does not give: the bytes of every token and their offsets in the text.
  *
  * Unusual: decoding joins bytes, never token texts, since one character may be split over tokens; offsets are UTF-8
- * byte offsets into `decode(ids)`. With an NFC normalizer (Qwen) that is the normalised text, which may differ from
- * what was encoded, so spans belong to decoded text. After loading everything is synchronous and pure.
+ * byte offsets into `decode(ids)`. That is the normalised text, which may differ from what was encoded (Qwen composes
+ * to NFC; SentencePiece cannot tell U+2581 from a space), so spans belong to decoded text. Where transformers decodes
+ * worse, this does not follow: added tokens are always their text (DeepSeek's `ö` is one), and a run of byte tokens
+ * that is partly broken loses only the broken bytes. After loading everything is synchronous and pure.
+ *
+ * SentencePiece files put a space before a text in encoding and take one away in decoding, so the first token's bytes
+ * may begin with a space that `decode(ids)` and `byteRanges(ids)` leave out: its range is then one byte shorter than
+ * `tokenBytes`, or empty. Tokens that go on from others (a completion after its prompt) are not the start of a text;
+ * with `continuation` nothing is put in front or taken away, for both directions.
  */
 import { createHash } from "node:crypto"
 import { Tokenizer as Library } from "@huggingface/tokenizers"
 import type { ByteRange } from "@srcode/domain"
 import { Effect, type FileSystem } from "effect"
-import { tokenToBytes } from "./internal/byte-alphabet.ts"
-import { isRecord, oneLine, parseJsonObject, readJsonObject, readText } from "./internal/files.ts"
+import { makeSplitter, tokenText } from "./internal/added-tokens.ts"
+import { oneLine, parseJsonObject, readJsonObject, readText } from "./internal/files.ts"
+import { makeCutter } from "./internal/merge-boundaries.ts"
 import { checkTokenizerFile } from "./internal/tokenizer-file.ts"
+import type { Place, TokenizerKind } from "./internal/tokenizer-pipeline.ts"
 import { ModelError, quote } from "./ModelError.ts"
 
-export interface Tokenizer {
+export { tokenText } from "./internal/added-tokens.ts"
+
+export interface EncodeOptions {
   /**
-   * Token ids of a text. Special tokens written out in the text (`<|endoftext|>`) become their ids, as elsewhere.
-   * `addSpecialTokens` (default false) runs the post-processor, which may add a beginning-of-sequence token.
+   * Put the tokens around the text that the model expects there, such as a beginning-of-sequence token (default false).
+   * One that the text already begins with is not added again. Rendered chat templates bring their own: leave it false.
    */
-  readonly encode: (text: string, options?: { readonly addSpecialTokens?: boolean }) => ReadonlyArray<number>
-  /** The joined bytes as text; broken UTF-8 becomes U+FFFD. `skipSpecialTokens` (default false) leaves those out. */
-  readonly decode: (ids: Iterable<number>, options?: { readonly skipSpecialTokens?: boolean }) => string
+  readonly addSpecialTokens?: boolean
+  /** The text goes on from other tokens: SentencePiece puts no space before it (default false). */
+  readonly continuation?: boolean
+}
+
+export interface DecodeOptions {
+  /** Leave special tokens out (default false). */
+  readonly skipSpecialTokens?: boolean
+  /** The tokens go on from others: no leading space is taken away (default false). */
+  readonly continuation?: boolean
+}
+
+export interface Tokenizer {
+  readonly kind: TokenizerKind
+  /** Token ids of a text. Special tokens written out in the text (`<|endoftext|>`) become their ids, as elsewhere. */
+  readonly encode: (text: string, options?: EncodeOptions) => ReadonlyArray<number>
+  /** The joined bytes as text; broken UTF-8 becomes U+FFFD. */
+  readonly decode: (ids: Iterable<number>, options?: DecodeOptions) => string
   /** The bytes of one token: text bytes, or the UTF-8 of an added token. Empty for ids that name no token. */
   readonly tokenBytes: (id: number) => Uint8Array
-  /** Half-open byte ranges of the tokens in the joined bytes, one per id. */
-  readonly byteRanges: (ids: Iterable<number>) => ReadonlyArray<ByteRange>
-  /** The id of a token by its stored string (byte alphabet) or, for added tokens, its text. */
+  /** Half-open byte ranges of the tokens in `decode(ids)` (as far as it is valid UTF-8), one per id. */
+  readonly byteRanges: (
+    ids: Iterable<number>,
+    options?: Pick<DecodeOptions, "continuation">
+  ) => ReadonlyArray<ByteRange>
+  /** How many leading spaces decoding takes away: 1 for most SentencePiece files, else 0. */
+  readonly strippedSpaces: number
+  /** The id of a token by its stored string (byte alphabet, or with U+2581 for spaces) or, for added tokens, its text. */
   readonly tokenId: (token: string) => number | undefined
   readonly eosId: number
   readonly padId: number | null
@@ -41,6 +73,7 @@ export interface Tokenizer {
 
 const operation = "load tokenizer"
 const none = new Uint8Array(0)
+const spaceByte = 0x20
 
 export const loadTokenizer = Effect.fn("Tokenizer.load")(function* (
   directory: string
@@ -48,12 +81,24 @@ export const loadTokenizer = Effect.fn("Tokenizer.load")(function* (
   const file = `${directory}/tokenizer.json`
   const configFile = `${directory}/tokenizer_config.json`
   const text = yield* readText(operation, file)
-  const { json, tokens, addedTokens } = yield* parseJsonObject(operation, file, text).pipe(
-    Effect.flatMap((raw) => checkTokenizerFile(file, raw))
-  )
+  const raw = yield* parseJsonObject(operation, file, text)
   const config = yield* readJsonObject(operation, configFile)
+  const checked = yield* checkTokenizerFile(file, raw, configFile, config)
+  const { pipeline, tokens, addedTokens, prefixIds, suffixIds } = checked
+  const { strippedSpaces } = pipeline
   const library = yield* Effect.try({
-    try: () => new Library(json, { ...config, additional_special_tokens: null }),
+    try: () =>
+      new Library(
+        {
+          normalizer: null,
+          pre_tokenizer: pipeline.preTokenizer,
+          post_processor: null,
+          decoder: null,
+          added_tokens: [],
+          model: checked.model
+        },
+        {}
+      ),
     catch: (cause) =>
       ModelError.unsupported({
         operation,
@@ -63,22 +108,14 @@ export const loadTokenizer = Effect.fn("Tokenizer.load")(function* (
       })
   })
 
-  const utf8 = new TextEncoder()
-  const added = new Map(addedTokens.map((token) => [token.id, token]))
-  const ids = new Map<string, number>()
-  const bytesOf: Array<Uint8Array> = []
-  for (let id = 0; id < tokens.length; id++) {
-    const token = tokens[id]
-    bytesOf.push(
-      token === undefined ? none : added.has(id) ? utf8.encode(token) : (tokenToBytes(token) ?? utf8.encode(token))
-    )
-    if (token !== undefined) ids.set(token, id)
-  }
+  const added = new Map(addedTokens.map((token) => [token.content, token.id]))
+  const addedIds = new Set(added.values())
   const specialIds = new Set(addedTokens.filter((token) => token.special).map((token) => token.id))
+  const tokenId = (token: string): number | undefined => added.get(token) ?? library.token_to_id(token)
 
   const namedId = (key: string): number | undefined => {
     const name = tokenText(config[key])
-    return name === null ? undefined : ids.get(name)
+    return name === null ? undefined : tokenId(name)
   }
   const eosId = namedId("eos_token")
   if (eosId === undefined) {
@@ -92,36 +129,78 @@ export const loadTokenizer = Effect.fn("Tokenizer.load")(function* (
           : `${configFile}: eos_token ${quote(name)} is not in tokenizer.json; take both files from the same model`
     })
   }
-  const tokenBytes = (id: number): Uint8Array => bytesOf[id] ?? none
 
-  return {
-    encode: (input, options) => {
-      // lone surrogates have no UTF-8; replaced here as TextEncoder would
-      const wellFormed = input.toWellFormed()
-      return library.encode(wellFormed, { add_special_tokens: options?.addSpecialTokens ?? false }).ids
-    },
-    decode: (input, options) => {
-      const kept = options?.skipSpecialTokens === true ? [...input].filter((id) => !specialIds.has(id)) : [...input]
-      const parts = kept.map(tokenBytes)
-      const joined = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))
-      let at = 0
-      for (const part of parts) {
-        joined.set(part, at)
-        at += part.length
+  const splitText = makeSplitter(
+    addedTokens.filter((token) => !token.normalized),
+    (token) => token.content
+  )
+  const splitNormalized = makeSplitter(
+    addedTokens.filter((token) => token.normalized),
+    (token) => pipeline.normalize(token.content, "start")
+  )
+  const cut = pipeline.kind === "sentencepiece" ? makeCutter(checked.merges) : (word: string) => [word]
+  const encode = (input: string, options: EncodeOptions = {}): ReadonlyArray<number> => {
+    const ids: Array<number> = []
+    // lone surrogates have no UTF-8; replaced here as TextEncoder would
+    for (const outer of splitText(input.toWellFormed())) {
+      if (outer.id !== null) {
+        ids.push(outer.id)
+        continue
       }
-      return new TextDecoder("utf-8", { ignoreBOM: true }).decode(joined)
-    },
+      const place: Place = outer.start > 0 ? "after" : options.continuation === true ? "continued" : "start"
+      for (const inner of splitNormalized(pipeline.normalize(outer.text, place))) {
+        if (inner.id !== null) {
+          ids.push(inner.id)
+          continue
+        }
+        for (const word of pipeline.words(inner.text, inner.start > 0 ? "after" : place).flatMap(cut)) {
+          for (const id of library.encode(word, { add_special_tokens: false }).ids) ids.push(id)
+        }
+      }
+    }
+    if (options.addSpecialTokens !== true) return ids
+    const begun = prefixIds.every((id, i) => ids[i] === id)
+    return [...(begun ? [] : prefixIds), ...ids, ...suffixIds]
+  }
+
+  // filled when first asked for: most of a large vocabulary never is
+  const bytesOf: Array<Uint8Array | undefined> = []
+  const tokenBytes = (id: number): Uint8Array => {
+    const known = bytesOf[id]
+    if (known !== undefined) return known
+    const token = tokens[id]
+    if (token === undefined) return none
+    const bytes = pipeline.bytes(token, addedIds.has(id))
+    bytesOf[id] = bytes
+    return bytes
+  }
+  const decode = (input: Iterable<number>, options: DecodeOptions = {}): string => {
+    const joined = join(options.skipSpecialTokens === true ? without(input, specialIds) : input, tokenBytes)
+    const stripped = options.continuation === true ? 0 : leadingSpaces(joined, strippedSpaces)
+    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(joined.subarray(stripped))
+  }
+  const byteRanges = (input: Iterable<number>, options: DecodeOptions = {}): ReadonlyArray<ByteRange> => {
+    let left = options.continuation === true ? 0 : strippedSpaces
+    let start = 0
+    return Array.from(input, (id) => {
+      const bytes = tokenBytes(id)
+      const stripped = leadingSpaces(bytes, left)
+      left = stripped < bytes.length ? 0 : left - stripped
+      const end = start + bytes.length - stripped
+      const range = { start, end }
+      start = end
+      return range
+    })
+  }
+
+  const tokenizer: Tokenizer = {
+    kind: pipeline.kind,
+    encode,
+    decode,
     tokenBytes,
-    byteRanges: (input) => {
-      let start = 0
-      return [...input].map((id) => {
-        const end = start + tokenBytes(id).length
-        const range = { start, end }
-        start = end
-        return range
-      })
-    },
-    tokenId: (token) => ids.get(token),
+    byteRanges,
+    strippedSpaces,
+    tokenId,
     eosId,
     padId: namedId("pad_token") ?? null,
     bosId: namedId("bos_token") ?? null,
@@ -129,8 +208,25 @@ export const loadTokenizer = Effect.fn("Tokenizer.load")(function* (
     vocabSize: tokens.length,
     hash: createHash("sha256").update(text).digest("hex")
   }
+  return tokenizer
 })
 
-/** A token in `tokenizer_config.json` is its text or an object with `content`. */
-export const tokenText = (value: unknown): string | null =>
-  typeof value === "string" ? value : isRecord(value) && typeof value.content === "string" ? value.content : null
+const without = (ids: Iterable<number>, left: ReadonlySet<number>): ReadonlyArray<number> =>
+  Array.from(ids).filter((id) => !left.has(id))
+
+const leadingSpaces = (bytes: Uint8Array, most: number): number => {
+  let count = 0
+  while (count < most && bytes[count] === spaceByte) count++
+  return count
+}
+
+const join = (ids: Iterable<number>, bytesOf: (id: number) => Uint8Array): Uint8Array => {
+  const parts = Array.from(ids, bytesOf)
+  const joined = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))
+  let at = 0
+  for (const part of parts) {
+    joined.set(part, at)
+    at += part.length
+  }
+  return joined
+}

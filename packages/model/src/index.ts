@@ -6,6 +6,7 @@ export * from "./ChatTemplate.ts"
 export * from "./Checkpoint.ts"
 export * from "./Config.ts"
 export * from "./Engine.ts"
+export * from "./Detokenizer.ts"
 export * from "./Generate.ts"
 export * from "./Head.ts"
 
