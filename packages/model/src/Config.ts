@@ -228,3 +228,10 @@ export const tensorShapes = (config: ModelConfig): ReadonlyMap<string, ReadonlyA
   if (!config.tieWordEmbeddings) shapes.set("lm_head.weight", [config.vocabSize, config.hiddenSize])
   return shapes
 }
+
+/** Numbers in the tensors of a model of this configuration; a tied head counts once. */
+export const parameterCount = (config: ModelConfig): number => {
+  let total = 0
+  for (const shape of tensorShapes(config).values()) total += shape.reduce((a, b) => a * b, 1)
+  return total
+}

@@ -3,7 +3,7 @@
  * without, all layers share one set and only the residual stream alternates.
  */
 
-import { Gpu, type GpuError, type Tensor } from "@srcode/gpu"
+import { type AdapterInfo, Gpu, type GpuError, type Tensor } from "@srcode/gpu"
 import { Effect, type Scope } from "effect"
 import type { ModelConfig } from "./Config.ts"
 
@@ -129,3 +129,12 @@ export const allocWorkspace = (
       gradients
     }
   })
+
+/** The most packed rows whose widest activation one storage binding of the device still holds, a multiple of 64. */
+export const rowLimit = (config: ModelConfig, info: AdapterInfo): number => {
+  const heads = (config.numHeads + 2 * config.numKeyValueHeads) * config.headDim
+  const widest = Math.max(2 * config.intermediateSize, heads, config.hiddenSize)
+  const { maxStorageBufferBindingSize, maxBufferSize } = info.limits
+  const binding = Math.min(maxStorageBufferBindingSize ?? 2 ** 31 - 4, maxBufferSize ?? 2 ** 31 - 4)
+  return Math.max(64, Math.floor(binding / (4 * widest) / 64) * 64)
+}

@@ -26,9 +26,9 @@ import {
   referenceLora,
   type Shape
 } from "./reference/checkpoint.ts"
+import { zeroGradients } from "./reference/decoder.ts"
 import { assertNear, DeviceLayer, deviceGradients, loadShape, relativeError } from "./reference/device.ts"
 import { lossOf } from "./reference/loss.ts"
-import { zeroGradients } from "./reference/decoder.ts"
 import { failsWith } from "./support.ts"
 
 const wide: Shape = { ...plain, name: "several blocks a row", hidden: 72, intermediate: 88, vocab: 203, tied: false }

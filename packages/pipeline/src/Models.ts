@@ -27,7 +27,7 @@ export const maxSequence = 1024
 export const longestSequence = (model: Model): number => Math.min(maxSequence, model.decoder.rope.positions)
 
 export const openBase = Effect.fn("Models.openBase")(function* (config: RunConfig) {
-  const model = yield* loadModel(config.model, { maxTokens: maxSequence })
+  const model = yield* loadModel(config.model, { maxTokens: maxSequence, dtype: config.dtype })
   const open: OpenModel = { model, tokenizer: yield* loadModelTokenizer(model) }
   return open
 })

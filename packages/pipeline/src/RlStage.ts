@@ -6,6 +6,7 @@
  */
 import { Rollout, type Task } from "@srcode/domain"
 import {
+  type Adapter,
   hasState,
   initialLora,
   linearModules,
@@ -13,9 +14,11 @@ import {
   type Model,
   ModelError,
   makeGenerator,
+  packLora,
   saveState,
   type Tokenizer,
   unpackLora,
+  uploadLora,
   writeAdapter,
   writeValueHead
 } from "@srcode/model"
@@ -91,6 +94,8 @@ export interface ReinforceOptions<E, R> {
   readonly tasks: ReadonlyArray<Task>
   readonly settings: PpoSettings
   readonly seed: number
+  /** An adapter that policy and reference start from; the policy's takes its rank and scale. Default: the model alone. */
+  readonly initial?: Adapter
   /** Where everything goes, relative to the run directory; "" is the directory itself. */
   readonly directory: string
   /** Name of the stage in metrics and progress. */
@@ -114,12 +119,15 @@ export const reinforce = Effect.fn("reinforce")(function* <E, R>(options: Reinfo
       `no prompt with ${settings.maxTokens} further tokens fits ${limit} tokens; take shorter prompts or a smaller maxTokens`
     )
   const longest = tasks.reduce((max, t) => Math.max(max, tokenizer.encode(t.prompt).length), 0)
-  const ppo = completePpo(settings, longest)
-  const trainer = yield* (yield* Trainer).ppo(
-    model.decoder,
-    ppo,
-    initialLora(model.config, ppo.rank, uniforms(seed, 4))
-  )
+  const { initial } = options
+  // The scale of a rank-stabilised adapter is put into alpha, so that alpha / rank gives it.
+  const shape = initial === undefined ? {} : { rank: initial.rank, alpha: initial.scale * initial.rank }
+  const ppo = completePpo({ ...settings, ...shape }, longest)
+  const start = initial
+    ? packLora(model.config, initial.rank, initial.tensors)
+    : initialLora(model.config, ppo.rank, uniforms(seed, 4))
+  const reference = initial ? yield* uploadLora(model.config, initial) : null
+  const trainer = yield* (yield* Trainer).ppo(model.decoder, ppo, start, reference)
   const generator = yield* makeGenerator(model.decoder, {
     slots: Math.min(64, ppo.batchSize),
     capacity: longest + ppo.maxTokens,
@@ -229,7 +237,7 @@ export const reinforce = Effect.fn("reinforce")(function* <E, R>(options: Reinfo
   yield* writeAdapter(store.path(at("adapter")), model.config, {
     rank: ppo.rank,
     alpha: ppo.alpha,
-    targetModules: linearModules,
+    targetModules: initial?.targetModules ?? linearModules,
     tensors: unpackLora(model.config, ppo.rank, params.slice(0, trainer.adapterLength))
   })
   const head = params.slice(trainer.adapterLength)

@@ -134,7 +134,7 @@ export const run = Effect.fn("run")(function* (options: RunOptions) {
   const store = yield* RunStore
   const gpu = yield* Gpu
   const { config } = options
-  const inputs: Record<string, string> = { model: yield* modelHash(config.model) }
+  const inputs: Record<string, string> = { model: `${yield* modelHash(config.model)} ${config.dtype}` }
   if (config.data !== null) inputs.data = yield* hashFile(config.data)
   const earlier = yield* store.readManifest
   const manifest: RunManifest = {

@@ -1,6 +1,6 @@
 /** The experiment file of `run`: every setting of the pipeline with its default; unknown keys are refused. */
 import { CurriculumOrder } from "@srcode/domain"
-import { tinyCoderDirectory } from "@srcode/model"
+import { dtypeChoices, tinyCoderDirectory } from "@srcode/model"
 import { PpoSettings, RewardPreset, SftConfig } from "@srcode/trainer"
 import { Effect, Schema } from "effect"
 
@@ -36,6 +36,8 @@ export const embeddedPpo = { steps: 16, epochs: 4, lr: 8e-4, valueLr: 4e-3 } as 
 export const RunConfig = Schema.Struct({
   /** A Hugging Face folder; default: the embedded tiny-coder. */
   model: withDefault(Schema.NonEmptyString, tinyCoderDirectory),
+  /** How its weights are held on the device. */
+  dtype: withDefault(Schema.Literals(dtypeChoices), "auto" as const),
   seed: withDefault(Schema.Int, 1),
   /** PrimeVul JSONL; null builds the embedded corpus's tasks. */
   data: withDefault(Schema.NullOr(Schema.NonEmptyString), null),

@@ -1,10 +1,22 @@
 /** Reinforcement in a run directory: its files, its rewards, and a run that is cut off and started again. */
 import { assert, layer } from "@effect/vitest"
 import { cwe, Rollout, type Task } from "@srcode/domain"
-import { loadState, readAdapter, readValueHead, saveState } from "@srcode/model"
+import {
+  initialLora,
+  linearModules,
+  loadModel,
+  loadState,
+  makeScorer,
+  readAdapter,
+  readValueHead,
+  saveState,
+  tinyCoderDirectory,
+  unpackLora,
+  writeAdapter
+} from "@srcode/model"
 import { RunStore, readJsonLines } from "@srcode/store"
 import { Teacher } from "@srcode/teacher"
-import { decodePpoSettings, Trainer } from "@srcode/trainer"
+import { decodePpoSettings, Trainer, uniforms } from "@srcode/trainer"
 import { Effect, Exit, FileSystem, Layer, Stream } from "effect"
 import { Progress, type ProgressEvent, reinforce } from "../src/index.ts"
 import { DeviceLayer, temporaryFolder, tinyModel } from "./tinyWorld.ts"
@@ -126,6 +138,49 @@ layer(Device)("reinforce", (it) => {
       const fs = yield* FileSystem.FileSystem
       assert.isFalse(yield* fs.exists(`${directory}/rl/arm/state`))
     })
+  )
+
+  it.effect(
+    "an adapter can be start and reference, over a base that is quantised: policy and reference first agree",
+    () =>
+      Effect.gen(function* () {
+        const { tokenizer } = yield* tinyModel
+        const model = yield* loadModel(tinyCoderDirectory, { quantize: "int8" })
+        const directory = `${yield* temporaryFolder}/run`
+        const flat = initialLora(model.config, 4, uniforms(1, 2)).map((x) => (x === 0 ? 0.01 : x))
+        const tensors = unpackLora(model.config, 4, flat)
+        yield* writeAdapter(`${directory}/start`, model.config, {
+          rank: 4,
+          alpha: 8,
+          useRslora: true,
+          targetModules: linearModules,
+          tensors
+        })
+        const initial = yield* readAdapter(`${directory}/start`, model.config)
+        yield* reinforce({
+          model,
+          tokenizer,
+          tasks,
+          settings: yield* settingsOf({ steps: 2, preset: "none" }),
+          seed: 3,
+          initial,
+          directory: "rl",
+          stage: "rl",
+          score: (responses) => Effect.succeed(responses.map((r) => r.text.length / 10))
+        }).pipe(Effect.provide(Layer.mergeAll(RunStore.layer(directory), teacher)))
+        const rollouts = yield* Stream.runCollect(readJsonLines(`${directory}/rl/rollouts.jsonl`, Rollout))
+        const [first, second] = [1, 2].map((step) => rollouts.filter((r) => r.step === step))
+        for (const r of first!) assert.deepStrictEqual(r.logProbs, r.refLogProbs)
+        assert.isTrue(second!.some((r) => r.logProbs.some((x, i) => x !== r.refLogProbs[i])))
+        // The reference is not the bare model.
+        const scorer = yield* makeScorer(model.decoder, { capacity: 256, rank: 1 })
+        const [bare] = yield* scorer.score(null, [
+          { ids: [...first![0]!.promptIds, ...first![0]!.responseIds], loss: (t) => t >= first![0]!.promptIds.length }
+        ])
+        assert.isAbove(Math.max(...first![0]!.refLogProbs.map((x, i) => Math.abs(x - bare!.logProbs[i]!))), 1e-3)
+        const adapter = yield* readAdapter(`${directory}/rl/adapter`, model.config)
+        assert.deepStrictEqual([adapter.rank, adapter.scale, adapter.useRslora], [4, 4, false])
+      })
   )
 
   it.effect("cut off anywhere and started again, it ends with the same bytes", () =>

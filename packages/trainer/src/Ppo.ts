@@ -96,7 +96,8 @@ const f32 = (values: ReadonlyArray<number>): Float32Array<ArrayBuffer> => Float3
 export const makePpoTrainer = (
   decoder: Decoder,
   config: PpoConfig,
-  initial: Float32Array<ArrayBuffer>
+  initial: Float32Array<ArrayBuffer>,
+  reference: Lora | null = null
 ): Effect.Effect<PpoTrainer, GpuError, Gpu | Scope.Scope> =>
   Effect.gen(function* () {
     const gpu = yield* Gpu
@@ -119,7 +120,8 @@ export const makePpoTrainer = (
     const optimizer = yield* allocOptimizer("ppo", flat)
     const grads = loraWindows(model, config.rank, optimizer.grads)
     const dHead = window(optimizer.grads, adapterLength, C + 1, "d_value_head")
-    const ws = yield* allocWorkspace(model, { capacity, save: true, rank: config.rank })
+    const rank = Math.max(config.rank, reference?.rank ?? 0)
+    const ws = yield* allocWorkspace(model, { capacity, save: true, rank })
     const hw = yield* allocHead(model, { capacity, reference: true })
     const buffers = yield* allocBatch(capacity)
     const alloc = (label: string, length: number) => gpu.alloc(`ppo.${label}`, "f32", length)
@@ -163,7 +165,7 @@ export const makePpoTrainer = (
       if (refSelected === null || refScored === null)
         return { scored: new Float32Array(0), ref: new Float32Array(0), values: new Float32Array(0) }
       yield* gpu.submit("ppo old and reference", (tape) => {
-        forward(tape, ops, decoder, null, batch, ws)
+        forward(tape, ops, decoder, reference, batch, ws)
         selectRows(tape, ops, model, batch, ws.hidden, refSelected)
         tape.copy(refSelected, refOf(pack), batch.lossRows * C)
         scoreReference(tape, ops, model, decoder.weights.head, batch, hw, config.temperature)

@@ -4,7 +4,7 @@
  */
 
 import { Gpu, type GpuError } from "@srcode/gpu"
-import type { Decoder, ModelError } from "@srcode/model"
+import type { Decoder, Lora, ModelError } from "@srcode/model"
 import { Context, Effect, type FileSystem, Layer, type Schema, type Scope } from "effect"
 import { makePpoTrainer, type PpoTrainer } from "./Ppo.ts"
 import type { PpoConfig } from "./PpoConfig.ts"
@@ -22,11 +22,15 @@ export class Trainer extends Context.Service<
     sft<E, R>(input: SftInput<E, R>): Effect.Effect<void, E | TrainingError, R | FileSystem.FileSystem>
     /** A reward model over a frozen trunk; lives in the caller's Scope. */
     rewardModel(decoder: Decoder, config: RewardModelConfig): Effect.Effect<RewardModel, GpuError, Scope.Scope>
-    /** A PPO trainer over a frozen trunk, its adapter starting from `initial`; lives in the caller's Scope. */
+    /**
+     * A PPO trainer over a frozen trunk, its adapter starting from `initial`; lives in the caller's Scope. The reference
+     * policy is the trunk with `reference`, or the trunk alone.
+     */
     ppo(
       decoder: Decoder,
       config: PpoConfig,
-      initial: Float32Array<ArrayBuffer>
+      initial: Float32Array<ArrayBuffer>,
+      reference?: Lora | null
     ): Effect.Effect<PpoTrainer, GpuError, Scope.Scope>
     /** Trains all parameters of a small model from scratch and writes its folder. */
     pretrain(input: PretrainInput): Effect.Effect<void, TrainingError, FileSystem.FileSystem>
@@ -40,7 +44,7 @@ export class Trainer extends Context.Service<
       return Trainer.of({
         sft: (input) => trainSft(input).pipe(on),
         rewardModel: (decoder, config) => makeRewardModel(decoder, config).pipe(on),
-        ppo: (decoder, config, initial) => makePpoTrainer(decoder, config, initial).pipe(on),
+        ppo: (decoder, config, initial, reference) => makePpoTrainer(decoder, config, initial, reference).pipe(on),
         pretrain: (input) => pretrain(input).pipe(on)
       })
     })

@@ -1,20 +1,20 @@
 /** `srcode eval`: the embedded benchmark, by compiling and running every sample in the sandbox. */
 import { EvalResult, SampleOutcome } from "@srcode/domain"
 import { resultsTable } from "@srcode/evals"
-import { loadAdapter, loadModel, loadModelTokenizer } from "@srcode/model"
+import { loadModelTokenizer } from "@srcode/model"
 import { EvaluationConfig, measure } from "@srcode/pipeline"
 import { writeJson, writeJsonLines } from "@srcode/store"
 import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { decodeStrict } from "../config.ts"
 import { gpuLayerFromFlags, judgingLayer, progressLayer } from "../layers.ts"
+import { adapterFlag, modelFlags, openModel } from "../model.ts"
 import { fileFlag } from "../root.ts"
-import { adapterFlag, modelFlag } from "./score.ts"
 
 export const evaluate = Command.make(
   "eval",
   {
-    model: modelFlag,
+    ...modelFlags,
     adapter: adapterFlag,
     limit: Flag.Int("limit").pipe(
       Flag.withDescription("Prompts to take, spread over all families (default: all 232)"),
@@ -43,9 +43,8 @@ export const evaluate = Command.make(
       limit: Option.getOrNull(flags.limit)
     })
     const program = Effect.gen(function* () {
-      const model = yield* loadModel(flags.model)
+      const { model, lora } = yield* openModel(flags, { adapter: flags.adapter })
       const tokenizer = yield* loadModelTokenizer(model)
-      const lora = Option.isSome(flags.adapter) ? yield* loadAdapter(model, flags.adapter.value) : null
       const { outcomes, result } = yield* measure({ model, tokenizer, lora }, lora === null ? "model" : "adapter", {
         evaluation,
         seed: flags.seed

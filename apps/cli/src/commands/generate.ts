@@ -1,13 +1,13 @@
 /** `srcode generate`: completions of a prompt, or of a file of prompts. */
 import { UserError } from "@srcode/domain"
-import { loadAdapter, loadModel, loadModelTokenizer, type Model, makeGenerator, type Tokenizer } from "@srcode/model"
+import { loadModelTokenizer, type Model, makeGenerator, type Tokenizer } from "@srcode/model"
 import { report, respond } from "@srcode/pipeline"
 import { readJsonLinesNumbered, writeJsonLines } from "@srcode/store"
 import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { gpuLayerFromFlags, progressLayer } from "../layers.ts"
+import { adapterFlag, modelFlags, openModel } from "../model.ts"
 import { fileFlag } from "../root.ts"
-import { adapterFlag, modelFlag } from "./score.ts"
 
 const Prompt = Schema.Struct({ prompt: Schema.NonEmptyString })
 const Completion = Schema.Struct({
@@ -44,7 +44,7 @@ const readPrompts = (file: string, model: Model, tokenizer: Tokenizer, maxTokens
 export const generate = Command.make(
   "generate",
   {
-    model: modelFlag,
+    ...modelFlags,
     adapter: adapterFlag,
     prompt: Flag.String("prompt").pipe(
       Flag.withDescription("One prompt; the completion goes to standard output"),
@@ -82,9 +82,8 @@ export const generate = Command.make(
     if (Option.isSome(flags.input) && Option.isNone(flags.out))
       return yield* new UserError({ message: "--input needs --out" })
     const program = Effect.gen(function* () {
-      const model = yield* loadModel(flags.model)
+      const { model, lora } = yield* openModel(flags, { adapter: flags.adapter })
       const tokenizer = yield* loadModelTokenizer(model)
-      const lora = Option.isSome(flags.adapter) ? yield* loadAdapter(model, flags.adapter.value) : null
       const given = Option.isSome(flags.input)
         ? yield* readPrompts(flags.input.value, model, tokenizer, flags.maxTokens)
         : [

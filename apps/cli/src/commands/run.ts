@@ -2,6 +2,7 @@
 import { fileURLToPath } from "node:url"
 import { UserError } from "@srcode/domain"
 import { Gpu } from "@srcode/gpu"
+import { type DtypeChoice, locateModel } from "@srcode/model"
 import { decodeRunConfig, embeddedPpo, quickRun, type RunConfig, run as runPipeline } from "@srcode/pipeline"
 import { RunStore, readJson } from "@srcode/store"
 import { Console, Effect, Layer, Option, Schema } from "effect"
@@ -10,6 +11,7 @@ import { ChildProcess, ChildProcessSpawner } from "effect/process"
 import packageJson from "../../package.json" with { type: "json" }
 import { oneLine } from "../errors.ts"
 import { gpuLayerFromFlags, judgingLayer, progressLayer, recordingsFlag, teacherFlag, teacherLayer } from "../layers.ts"
+import { dtypeFlag, modelFlag } from "../model.ts"
 import { fileFlag } from "../root.ts"
 
 const config = fileFlag("config", "Settings of the run as JSON (default: the embedded demo)").pipe(Flag.optional)
@@ -56,6 +58,8 @@ const gitCommit = Effect.gen(function* () {
 
 const readRunConfig = Effect.fn("readRunConfig")(function* (flags: {
   config: Option.Option<string>
+  model: Option.Option<string>
+  dtype: Option.Option<DtypeChoice>
   data: Option.Option<string>
   limit: Option.Option<number>
   quick: boolean
@@ -64,12 +68,15 @@ const readRunConfig = Effect.fn("readRunConfig")(function* (flags: {
   const file = Option.getOrElse(flags.config, () => "the preset")
   if (!isObject(given)) return yield* new UserError({ message: `${file}: the settings must be a JSON object` })
   const merged = overlay(overlay(flags.quick ? quickRun : fullRun, given), {
+    ...(Option.isSome(flags.model) ? { model: flags.model.value } : {}),
+    ...(Option.isSome(flags.dtype) ? { dtype: flags.dtype.value } : {}),
     ...(Option.isSome(flags.data) ? { data: flags.data.value } : {}),
     ...(Option.isSome(flags.limit) ? { limit: flags.limit.value } : {})
   })
-  return yield* decodeRunConfig(merged).pipe(
+  const settings = yield* decodeRunConfig(merged).pipe(
     Effect.mapError((error) => new UserError({ message: `${file}: ${oneLine(error.message, 600)}` }))
   )
+  return { ...settings, model: yield* locateModel(settings.model) }
 })
 
 const notesOf = (quick: string | null, settings: RunConfig): ReadonlyArray<string> => [
@@ -90,7 +97,20 @@ const whySmaller = (info: Gpu["Service"]["info"], preset: string, ownData: boole
 
 export const run = Command.make(
   "run",
-  { config, data, limit, out, preset, teacher: teacherFlag, recordings: recordingsFlag },
+  {
+    config,
+    model: modelFlag.pipe(
+      Flag.withDescription("Model folder or ORG/NAME (default: the embedded tiny-coder)"),
+      Flag.optional
+    ),
+    dtype: dtypeFlag.pipe(Flag.optional),
+    data,
+    limit,
+    out,
+    preset,
+    teacher: teacherFlag,
+    recordings: recordingsFlag
+  },
   Effect.fnUntraced(function* (flags) {
     const program = Effect.gen(function* () {
       const gpu = yield* Gpu

@@ -1,10 +1,12 @@
 /** `srcode score`: log-probabilities and entropies of given tokens or completions, one line in, one line out. */
 import { UserError } from "@srcode/domain"
-import { loadAdapter, loadModel, loadTokenizer, makeScorer, type Sequence, type Tokenizer } from "@srcode/model"
+import { Gpu } from "@srcode/gpu"
+import { type Decoder, loadModelTokenizer, makeScorer, rowLimit, type Sequence, type Tokenizer } from "@srcode/model"
 import { readJsonLinesNumbered, writeJsonLines } from "@srcode/store"
-import { Console, Effect, Option, Schema, Stream } from "effect"
-import { Command, Flag } from "effect/cli"
-import { gpuLayerFromFlags } from "../layers.ts"
+import { Console, Effect, Layer, Schema, Stream } from "effect"
+import { Command } from "effect/cli"
+import { gpuLayerFromFlags, progressLayer } from "../layers.ts"
+import { adapterFlag, modelFlags, openModel } from "../model.ts"
 import { fileFlag } from "../root.ts"
 
 const Ids = Schema.Array(Schema.Int)
@@ -14,16 +16,13 @@ const Line = Schema.Union([
 ])
 const Scored = Schema.Struct({ logprobs: Schema.Array(Schema.Finite), entropy: Schema.Array(Schema.Finite) })
 
-export const modelFlag = fileFlag("model", "Model folder in Hugging Face layout (required)")
-export const adapterFlag = fileFlag("adapter", "PEFT adapter folder to apply").pipe(Flag.optional)
-
 /** Lines scored together; memory stays bounded whatever the file's length. */
 const chunk = 64
 
 export const score = Command.make(
   "score",
   {
-    model: modelFlag,
+    ...modelFlags,
     adapter: adapterFlag,
     input: fileFlag("input", 'Lines {"ids":[…]} or {"prompt":"…","completion":"…"} (required)'),
     out: fileFlag(
@@ -33,9 +32,14 @@ export const score = Command.make(
   },
   Effect.fnUntraced(function* (flags) {
     const program = Effect.gen(function* () {
-      const model = yield* loadModel(flags.model)
-      const lora = Option.isSome(flags.adapter) ? yield* loadAdapter(model, flags.adapter.value) : null
-      const positions = model.decoder.rope.positions
+      const { info } = yield* Gpu
+      const capacityOf = (decoder: Decoder) => Math.min(decoder.rope.positions, rowLimit(decoder.config, info))
+      const { model, lora } = yield* openModel(flags, {
+        adapter: flags.adapter,
+        also: (decoder, section, rank) =>
+          section("activations", makeScorer(decoder, { capacity: capacityOf(decoder), rank: Math.max(1, rank) }))
+      })
+      const positions = capacityOf(model.decoder)
       const scorer = yield* makeScorer(model.decoder, { capacity: positions, rank: lora?.rank ?? 1 })
       // Lines of ids need no tokenizer; it is loaded for the first line of text.
       let tokenizer: Tokenizer | undefined
@@ -45,7 +49,7 @@ export const score = Command.make(
         let first = 1
         if ("ids" in row) ids = row.ids
         else {
-          tokenizer ??= yield* loadTokenizer(flags.model)
+          tokenizer ??= yield* loadModelTokenizer(model)
           const prompt = tokenizer.encode(row.prompt)
           ids = [...prompt, ...tokenizer.encode(row.completion)]
           first = Math.max(1, prompt.length)
@@ -72,7 +76,7 @@ export const score = Command.make(
       const count = yield* writeJsonLines(flags.out, Scored, rows)
       yield* Console.log(`${count} ${count === 1 ? "line" : "lines"} scored to ${flags.out}`)
     })
-    yield* program.pipe(Effect.provide(gpuLayerFromFlags), Effect.scoped)
+    yield* program.pipe(Effect.provide(Layer.mergeAll(gpuLayerFromFlags, progressLayer)), Effect.scoped)
   })
 ).pipe(
   Command.withDescription(

@@ -4,7 +4,7 @@
  */
 import { cwe, type Task } from "@srcode/domain"
 import { Gpu } from "@srcode/gpu"
-import { loadModel, loadModelTokenizer } from "@srcode/model"
+import { loadModelTokenizer, locateAdapter, locateModel, readAdapter } from "@srcode/model"
 import { reinforce } from "@srcode/pipeline"
 import { hashFile, hashJson, RunStore, readJsonLines } from "@srcode/store"
 import { Teacher } from "@srcode/teacher"
@@ -12,17 +12,17 @@ import { PpoSettings, RewardPreset } from "@srcode/trainer"
 import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { decodeStrict, readConfig } from "../../config.ts"
-import { hashModel } from "../../fingerprint.ts"
+import { hashAdapter, hashModel } from "../../fingerprint.ts"
 import { gpuLayerFromFlags, progressLayer, recordingsFlag, teacherFlag, teacherLayer } from "../../layers.ts"
+import { modelFlags, openModel } from "../../model.ts"
 import { fileFlag } from "../../root.ts"
-import { modelFlag } from "../score.ts"
 
 const Prompt = Schema.Struct({ prompt: Schema.NonEmptyString, reference: Schema.optionalKey(Schema.String) })
 
 export const rl = Command.make(
   "rl",
   {
-    model: modelFlag,
+    ...modelFlags,
     data: fileFlag(
       "data",
       'Prompts {"prompt","reference"?}; a reference only bounds how short an earning response may be (required)'
@@ -31,6 +31,10 @@ export const rl = Command.make(
       "out",
       "Where to write adapter/, value_head.safetensors, rollouts.jsonl and metrics.jsonl (required)"
     ),
+    initAdapter: fileFlag(
+      "init-adapter",
+      "PEFT adapter that the policy starts from and that is its reference (default: a fresh one on the model itself)"
+    ).pipe(Flag.optional),
     preset: Flag.Literals("preset", RewardPreset.literals).pipe(
       Flag.withDescription("Token rewards: gated, naive, literal, or none"),
       Flag.optional
@@ -62,11 +66,15 @@ export const rl = Command.make(
         })
       )
       const train = Effect.gen(function* () {
-        const model = yield* loadModel(flags.model)
+        const { model } = yield* openModel(flags)
         const tokenizer = yield* loadModelTokenizer(model)
+        const initial = Option.isSome(flags.initAdapter)
+          ? yield* readAdapter(yield* locateAdapter(flags.initAdapter.value), model.config)
+          : undefined
         return yield* reinforce({
           model,
           tokenizer,
+          ...(initial === undefined ? {} : { initial }),
           tasks,
           settings,
           seed: settings.seed,
@@ -83,7 +91,11 @@ export const rl = Command.make(
       const inputsHash = hashJson({
         settings,
         data: yield* hashFile(flags.data),
-        model: yield* hashModel(flags.model),
+        model: yield* hashModel(yield* locateModel(flags.model)),
+        precision: [flags.dtype, flags.quantize],
+        initial: Option.isSome(flags.initAdapter)
+          ? yield* hashAdapter(yield* locateAdapter(flags.initAdapter.value))
+          : null,
         device: gpu.info.name,
         teacher: teacher.name
       })

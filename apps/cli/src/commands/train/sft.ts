@@ -4,8 +4,9 @@ import { Gpu } from "@srcode/gpu"
 import {
   allocLora,
   linearModules,
-  loadModel,
   loadTokenizer,
+  locateAdapter,
+  locateModel,
   type Model,
   packLora,
   readAdapter,
@@ -21,8 +22,8 @@ import { Command, Flag } from "effect/cli"
 import { decodeStrict, readConfig } from "../../config.ts"
 import { hashAdapter, hashModel } from "../../fingerprint.ts"
 import { gpuLayerFromFlags, progressLayer } from "../../layers.ts"
+import { modelFlags, openModel } from "../../model.ts"
 import { fileFlag } from "../../root.ts"
-import { modelFlag } from "../score.ts"
 
 const Mask = Schema.Array(Schema.Union([Schema.Literals([0, 1]), Schema.Boolean]))
 const Row = Schema.Union([
@@ -69,7 +70,7 @@ const readRows = Effect.fn("readRows")(function* (file: string, model: Model) {
 export const sft = Command.make(
   "sft",
   {
-    model: modelFlag,
+    ...modelFlags,
     data: fileFlag("data", 'Rows {"prompt","completion"} or {"ids":[…],"loss_mask":[…]} (required)'),
     out: fileFlag(
       "out",
@@ -88,10 +89,10 @@ export const sft = Command.make(
     const program = Effect.gen(function* () {
       const store = yield* RunStore
       const gpu = yield* Gpu
-      const model = yield* loadModel(flags.model)
+      const { model } = yield* openModel(flags)
       const rows = yield* readRows(flags.data, model)
       const initial = Option.isSome(flags.initAdapter)
-        ? yield* readAdapter(flags.initAdapter.value, model.config)
+        ? yield* readAdapter(yield* locateAdapter(flags.initAdapter.value), model.config)
         : null
       const shape = initial ?? settings
       const train = Effect.gen(function* () {
@@ -137,8 +138,11 @@ export const sft = Command.make(
         settings,
         rows: yield* hashFile(flags.data),
         device: gpu.info.name,
-        model: yield* hashModel(flags.model),
-        initial: Option.isSome(flags.initAdapter) ? yield* hashAdapter(flags.initAdapter.value) : null
+        model: yield* hashModel(yield* locateModel(flags.model)),
+        precision: [flags.dtype, flags.quantize],
+        initial: Option.isSome(flags.initAdapter)
+          ? yield* hashAdapter(yield* locateAdapter(flags.initAdapter.value))
+          : null
       })
       const result = yield* store.stage({ name: "sft", inputsHash, partial: ["state"], run: () => train })
       yield* Console.log(`${result.skipped ? "nothing to do, already trained: " : ""}adapter ${store.path("adapter")}`)
