@@ -8,6 +8,7 @@ import { doctor } from "./commands/doctor.ts"
 import { evaluate } from "./commands/eval.ts"
 import { generate } from "./commands/generate.ts"
 import { pretrain } from "./commands/pretrain.ts"
+import { pull } from "./commands/pull.ts"
 import { rewards } from "./commands/rewards.ts"
 import { run } from "./commands/run.ts"
 import { score } from "./commands/score.ts"
@@ -16,7 +17,7 @@ import { runToExitCode } from "./errors.ts"
 import { srcode } from "./root.ts"
 
 const command = srcode.pipe(
-  Command.withSubcommands([doctor, run, dataset, train, generate, evaluate, score, rewards, pretrain])
+  Command.withSubcommands([doctor, run, dataset, train, generate, evaluate, score, pull, rewards, pretrain])
 )
 
 /** Help is printed when it is asked for; an invocation that cannot be understood gets one line (errors.ts). */
