@@ -6,8 +6,8 @@
  * store beyond that (DoRA, rank patterns, trained heads, ...) is a named error, since ignoring it would serve another
  * model than the one that was trained.
  */
-import { Effect, FileSystem } from "effect"
-import { type LinearModule, linearModules, linearShapes, type ModelConfig, moduleBlock } from "./Config.ts"
+import { Effect, FileSystem, type Scope } from "effect"
+import { type LinearModule, linearModules, linearShapes, type ModelConfig } from "./Config.ts"
 import {
   exists,
   ioError,
@@ -18,6 +18,7 @@ import {
   writeTextAtomic
 } from "./internal/files.ts"
 import { decodeLoraSettings, encodeLoraSettings } from "./internal/peft-config.ts"
+import { adapterConfigName, adapterWeightsName, parseSlot, type Slot, slotName } from "./internal/peft-names.ts"
 import { ModelError, quote } from "./ModelError.ts"
 import { openSafetensors, requireFinite, requireShape, type SafetensorsFile } from "./Safetensors.ts"
 import { type StoredDtype, type TensorToWrite, writeSafetensors } from "./SafetensorsWriter.ts"
@@ -48,82 +49,109 @@ export const loraScale = (rank: number, alpha: number, useRslora: boolean): numb
 
 export const loraKey = (layer: number, module: LinearModule): LoraKey => `layers.${layer}.${module}`
 
-const configName = "adapter_config.json"
-const weightsName = "adapter_model.safetensors"
-const namePattern =
-  /^base_model\.model\.model\.layers\.(0|[1-9]\d{0,5})\.(self_attn|mlp)\.([a-z]+_proj)\.lora_([AB])\.weight$/
-
-interface Slot {
-  readonly layer: number
-  readonly module: LinearModule
-  readonly half: "A" | "B"
-  readonly name: string
+/** An adapter folder, checked but for its numbers, which are read pair by pair while the Scope is open. */
+export interface AdapterFile extends Omit<Adapter, "tensors"> {
+  readonly directory: string
+  readonly numLayers: number
+  /** The tensors as they are stored. */
+  readonly weights: SafetensorsFile
+  /** Both halves as f32, every number checked. The module must be one of `targetModules`. */
+  readonly readPair: (layer: number, module: LinearModule) => Effect.Effect<LoraPair, ModelError>
 }
 
-const slotName = (layer: number, module: LinearModule, half: "A" | "B"): string =>
-  `base_model.model.model.layers.${layer}.${moduleBlock(module)}.${module}.lora_${half}.weight`
-
-const parseSlot = (name: string): Slot | undefined => {
-  const match = namePattern.exec(name)
-  if (match === null) return undefined
-  const module = linearModules.find((candidate) => candidate === match[3])
-  const half = match[4] === "A" ? "A" : "B"
-  if (module === undefined || moduleBlock(module) !== match[2]) return undefined
-  return { layer: Number(match[1]), module, half, name }
+/** Name → shape of every tensor of an adapter: A `[rank, in]` and B `[out, rank]` of each module in each layer. */
+export const adapterShapes = (
+  config: ModelConfig,
+  rank: number,
+  modules: Iterable<LinearModule> = linearModules
+): ReadonlyMap<string, ReadonlyArray<number>> => {
+  const linear = linearShapes(config)
+  const shapes = new Map<string, ReadonlyArray<number>>()
+  for (let layer = 0; layer < config.numLayers; layer++) {
+    for (const module of new Set(modules)) {
+      const [out, input] = linear[module]
+      shapes.set(slotName(layer, module, "A"), [rank, input])
+      shapes.set(slotName(layer, module, "B"), [out, rank])
+    }
+  }
+  return shapes
 }
 
 /**
- * Reads an adapter folder. With a `config` the layers and the in and out sizes are checked against the base model;
+ * Opens an adapter folder. With a `config` the layers and the in and out sizes are checked against the base model;
  * without one they are checked against each other. Every target module must be there in every layer, both halves.
  */
+export const openAdapter = Effect.fn("Peft.open")(function* (
+  directory: string,
+  config?: ModelConfig
+): Effect.fn.Return<AdapterFile, ModelError, FileSystem.FileSystem | Scope.Scope> {
+  const operation = "read adapter"
+  const configFile = `${directory}/${adapterConfigName}`
+  const weightsFile = `${directory}/${adapterWeightsName}`
+  const settings = yield* readJsonObject(operation, configFile).pipe(
+    Effect.flatMap((raw) => decodeLoraSettings(configFile, raw))
+  )
+  const file = yield* openSafetensors(weightsFile)
+  const slots = yield* collectSlots(file)
+  const found = linearModules.filter((module) => slots.some((slot) => slot.module === module))
+  const targetModules =
+    settings.targetModules.length === 0
+      ? found
+      : linearModules.filter((module) => settings.targetModules.includes(module))
+  const stray = slots.find((slot) => !targetModules.includes(slot.module))
+  if (stray !== undefined) {
+    return yield* ModelError.malformed({
+      operation,
+      file: weightsFile,
+      tensor: stray.name,
+      message: `${weightsFile}: tensor ${quote(stray.name)} belongs to ${stray.module}, which target_modules of ${adapterConfigName} does not list; write the adapter again`
+    })
+  }
+  const numLayers = config?.numLayers ?? slots.reduce((most, slot) => Math.max(most, slot.layer + 1), 0)
+  const beyond = slots.find((slot) => slot.layer >= numLayers)
+  if (beyond !== undefined) {
+    return yield* ModelError.malformed({
+      operation,
+      file: weightsFile,
+      tensor: beyond.name,
+      message: `${weightsFile}: tensor ${quote(beyond.name)} is for layer ${beyond.layer}, the base model has ${numLayers} layers; give the base model that the adapter was trained on`
+    })
+  }
+  const shapes = config === undefined ? undefined : linearShapes(config)
+  for (let layer = 0; layer < numLayers; layer++) {
+    for (const module of targetModules) yield* checkPair(file, layer, module, settings.rank, shapes?.[module])
+  }
+  const { rank, alpha, useRslora, baseModel } = settings
+  const scale = loraScale(rank, alpha, useRslora)
+  const half = Effect.fnUntraced(function* (layer: number, module: LinearModule, which: "A" | "B") {
+    const name = slotName(layer, module, which)
+    const data = yield* file.read(name)
+    yield* requireFinite(operation, name, data)
+    return data
+  })
+  const readPair = Effect.fnUntraced(function* (layer: number, module: LinearModule) {
+    const pair: LoraPair = { a: yield* half(layer, module, "A"), b: yield* half(layer, module, "B") }
+    return pair
+  })
+  return { directory, numLayers, weights: file, rank, alpha, useRslora, baseModel, scale, targetModules, readPair }
+})
+
+/** Reads an adapter folder whole, checked as `openAdapter` does. */
 export const readAdapter = Effect.fn("Peft.read")(function* (
   directory: string,
   config?: ModelConfig
 ): Effect.fn.Return<Adapter, ModelError, FileSystem.FileSystem> {
-  const operation = "read adapter"
-  const configFile = `${directory}/${configName}`
-  const weightsFile = `${directory}/${weightsName}`
-  const settings = yield* readJsonObject(operation, configFile).pipe(
-    Effect.flatMap((raw) => decodeLoraSettings(configFile, raw))
-  )
   return yield* Effect.scoped(
     Effect.gen(function* () {
-      const file = yield* openSafetensors(weightsFile)
-      const slots = yield* collectSlots(file)
-      const found = linearModules.filter((module) => slots.some((slot) => slot.module === module))
-      const targetModules =
-        settings.targetModules.length === 0
-          ? found
-          : linearModules.filter((module) => settings.targetModules.includes(module))
-      const stray = slots.find((slot) => !targetModules.includes(slot.module))
-      if (stray !== undefined) {
-        return yield* ModelError.malformed({
-          operation,
-          file: weightsFile,
-          tensor: stray.name,
-          message: `${weightsFile}: tensor ${quote(stray.name)} belongs to ${stray.module}, which target_modules of ${configName} does not list; write the adapter again`
-        })
-      }
-      const numLayers = config?.numLayers ?? slots.reduce((most, slot) => Math.max(most, slot.layer + 1), 0)
-      const beyond = slots.find((slot) => slot.layer >= numLayers)
-      if (beyond !== undefined) {
-        return yield* ModelError.malformed({
-          operation,
-          file: weightsFile,
-          tensor: beyond.name,
-          message: `${weightsFile}: tensor ${quote(beyond.name)} is for layer ${beyond.layer}, the base model has ${numLayers} layers; give the base model that the adapter was trained on`
-        })
-      }
-      const shapes = config === undefined ? undefined : linearShapes(config)
+      const { rank, alpha, useRslora, baseModel, scale, targetModules, numLayers, readPair } = yield* openAdapter(
+        directory,
+        config
+      )
       const tensors = new Map<LoraKey, LoraPair>()
       for (let layer = 0; layer < numLayers; layer++) {
-        for (const module of targetModules) {
-          const pair = yield* readPair(file, layer, module, settings.rank, shapes?.[module])
-          tensors.set(loraKey(layer, module), pair)
-        }
+        for (const module of targetModules) tensors.set(loraKey(layer, module), yield* readPair(layer, module))
       }
-      const { rank, alpha, useRslora, baseModel } = settings
-      return { rank, alpha, useRslora, baseModel, scale: loraScale(rank, alpha, useRslora), targetModules, tensors }
+      return { rank, alpha, useRslora, baseModel, scale, targetModules, tensors }
     })
   )
 })
@@ -155,14 +183,15 @@ const collectSlots = Effect.fnUntraced(function* (file: SafetensorsFile) {
   return slots
 })
 
-const readPair = Effect.fnUntraced(function* (
+/** Both halves are there and have the shapes that the rank and the base model (or one another) ask for. */
+const checkPair = Effect.fnUntraced(function* (
   file: SafetensorsFile,
   layer: number,
   module: LinearModule,
   rank: number,
   shape: readonly [number, number] | undefined
 ) {
-  const half = Effect.fnUntraced(function* (which: "A" | "B") {
+  for (const which of ["A", "B"] as const) {
     const name = slotName(layer, module, which)
     const info = file.tensors.get(name)
     if (info === undefined) {
@@ -176,12 +205,7 @@ const readPair = Effect.fnUntraced(function* (
     const free = info.shape[which === "A" ? 1 : 0] ?? 0
     const fixed = shape === undefined ? free : which === "A" ? shape[1] : shape[0]
     yield* requireShape("read adapter", info, which === "A" ? [rank, fixed] : [fixed, rank], file.path)
-    const data = yield* file.read(name)
-    yield* requireFinite("read adapter", name, data)
-    return data
-  })
-  const pair: LoraPair = { a: yield* half("A"), b: yield* half("B") }
-  return pair
+  }
 })
 
 export interface AdapterToWrite {
@@ -221,9 +245,9 @@ export const writeAdapter = Effect.fn("Peft.write")(function* (
   yield* Effect.gen(function* () {
     yield* fs.remove(staging, { recursive: true, force: true }).pipe(failed)
     yield* makeDirectory(operation, staging)
-    yield* writeSafetensors(`${staging}/${weightsName}`, tensors, { dtype })
-    yield* writeTextAtomic(operation, `${staging}/${configName}`, text)
-    const configFile = `${directory}/${configName}`
+    yield* writeSafetensors(`${staging}/${adapterWeightsName}`, tensors, { dtype })
+    yield* writeTextAtomic(operation, `${staging}/${adapterConfigName}`, text)
+    const configFile = `${directory}/${adapterConfigName}`
     const same = (yield* exists(operation, configFile)) && (yield* readText(operation, configFile)) === text
     yield* Effect.uninterruptible(
       Effect.gen(function* () {
@@ -231,10 +255,10 @@ export const writeAdapter = Effect.fn("Peft.write")(function* (
           yield* fs.remove(configFile, { force: true }).pipe(failed)
           yield* syncDirectory(directory)
         }
-        yield* fs.rename(`${staging}/${weightsName}`, `${directory}/${weightsName}`).pipe(failed)
+        yield* fs.rename(`${staging}/${adapterWeightsName}`, `${directory}/${adapterWeightsName}`).pipe(failed)
         if (!same) {
           yield* syncDirectory(directory)
-          yield* fs.rename(`${staging}/${configName}`, configFile).pipe(failed)
+          yield* fs.rename(`${staging}/${adapterConfigName}`, configFile).pipe(failed)
         }
         yield* syncDirectory(directory)
       })

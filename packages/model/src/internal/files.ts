@@ -14,6 +14,8 @@ export const ioError =
     if (tag === "NotFound") {
       return ModelError.missing({ operation, file, message: `${operation}: ${file} does not exist; check the path` })
     }
+    const known = knownCodes[systemCode(error)]
+    if (known !== undefined) return ModelError.io({ operation, file, message: `${operation}: ${file}: ${known}` })
     const description = "description" in error.reason ? error.reason.description : undefined
     const detail = (description ?? error.reason.message).split("\n")[0]
     const hint =
@@ -22,6 +24,19 @@ export const ioError =
         : "check the path, the free space and that nothing else uses the file"
     return ModelError.io({ operation, file, message: `${operation}: ${file}: ${detail} (${tag}); ${hint}` })
   }
+
+/** What the operating system called the failure, such as ENOSPC; empty when it did not say. */
+const systemCode = (error: PlatformError.PlatformError): string => {
+  const cause = error.reason.cause
+  return isRecord(cause) && typeof cause.code === "string" ? cause.code : ""
+}
+
+const knownCodes: Readonly<Record<string, string>> = {
+  ENOSPC: "no space left on the disk (ENOSPC); free space or choose another place",
+  EDQUOT: "the disk quota is used up (EDQUOT); free space or choose another place",
+  EFBIG: "the file grows beyond the size limit (EFBIG); raise ulimit -f or choose another place",
+  EROFS: "the file system is read-only (EROFS); choose another place"
+}
 
 export const exists = Effect.fnUntraced(function* (operation: string, file: string) {
   const fs = yield* FileSystem.FileSystem
@@ -131,14 +146,40 @@ export const writeTextAtomic = (
 ): Effect.Effect<void, ModelError, FileSystem.FileSystem> => writeAtomic(operation, file, [utf8.encode(text)])
 
 /** Writes the chunks in order, flushes, renames, and flushes the folder. On failure the temporary file is removed. */
-export const writeAtomic = Effect.fnUntraced(function* (operation: string, file: string, chunks: Iterable<Uint8Array>) {
+export const writeAtomic = (
+  operation: string,
+  file: string,
+  chunks: Iterable<Uint8Array>
+): Effect.Effect<void, ModelError, FileSystem.FileSystem> =>
+  writeAtomicWith(operation, file, (emit) => Effect.forEach(chunks, emit, { discard: true }))
+
+/** Takes the next bytes of a file; they may be reused once the Effect is done. */
+export type Emit = (piece: Uint8Array) => Effect.Effect<void, ModelError>
+
+/** `writeAtomic` for bytes that are made while they are written. */
+export const writeAtomicWith = Effect.fnUntraced(function* <R>(
+  operation: string,
+  file: string,
+  produce: (emit: Emit) => Effect.Effect<void, ModelError, R>
+) {
   const fs = yield* FileSystem.FileSystem
+  const failed = Effect.mapError(ioError(operation, file))
   const temporary = `${file}.tmp`
-  yield* writeSynced(temporary, chunks).pipe(
-    Effect.andThen(fs.rename(temporary, file)),
+  const write = Effect.gen(function* () {
+    const handle = yield* fs.open(temporary, { flag: "w" }).pipe(failed)
+    yield* produce(
+      Effect.fnUntraced(function* (piece) {
+        for (let from = 0; from < piece.length; from += writeLimit) {
+          yield* handle.writeAll(piece.subarray(from, Math.min(piece.length, from + writeLimit))).pipe(failed)
+        }
+      })
+    )
+    yield* handle.sync.pipe(failed)
+  })
+  yield* Effect.scoped(write).pipe(
+    Effect.andThen(failed(fs.rename(temporary, file))),
     Effect.onError(() => Effect.ignore(fs.remove(temporary, { force: true }))),
-    Effect.andThen(syncDirectory(directoryOf(file))),
-    Effect.mapError(ioError(operation, file))
+    Effect.andThen(syncDirectory(directoryOf(file)))
   )
 })
 
@@ -150,20 +191,6 @@ export const directoryOf = (file: string): string => {
 /** The operating system takes at most 2 GiB per call. */
 const writeLimit = 64 * 1024 * 1024
 
-const writeSynced = (file: string, chunks: Iterable<Uint8Array>) =>
-  Effect.scoped(
-    Effect.gen(function* () {
-      const fs = yield* FileSystem.FileSystem
-      const handle = yield* fs.open(file, { flag: "w" })
-      for (const chunk of chunks) {
-        for (let from = 0; from < chunk.length; from += writeLimit) {
-          yield* handle.writeAll(chunk.subarray(from, Math.min(chunk.length, from + writeLimit)))
-        }
-      }
-      yield* handle.sync
-    })
-  )
-
 /** A rename is only durable once the folder is; systems that cannot open a folder skip this. */
 export const syncDirectory = (directory: string) =>
   Effect.scoped(
@@ -174,7 +201,25 @@ export const syncDirectory = (directory: string) =>
     })
   ).pipe(Effect.ignore)
 
-export const makeDirectory = Effect.fnUntraced(function* (operation: string, directory: string) {
+/** Makes a folder and those above it. Level by level: Node's recursive form never ends where the system says ENOENT (/proc). */
+export const makeDirectory = Effect.fnUntraced(function* (
+  operation: string,
+  directory: string
+): Effect.fn.Return<void, ModelError, FileSystem.FileSystem> {
   const fs = yield* FileSystem.FileSystem
-  yield* fs.makeDirectory(directory, { recursive: true }).pipe(Effect.mapError(ioError(operation, directory)))
+  const isDirectory = fs.stat(directory).pipe(
+    Effect.map((info) => info.type === "Directory"),
+    Effect.orElseSucceed(() => false)
+  )
+  if (yield* isDirectory) return
+  const parent = directoryOf(directory.replace(/\/+$/, ""))
+  if (parent !== directory) yield* makeDirectory(operation, parent)
+  yield* fs.makeDirectory(directory).pipe(
+    // another process may have been faster
+    Effect.catchIf(
+      (error) => error.reason._tag === "AlreadyExists",
+      (error) => Effect.flatMap(isDirectory, (there) => (there ? Effect.void : Effect.fail(error)))
+    ),
+    Effect.mapError(ioError(operation, directory))
+  )
 })

@@ -81,3 +81,20 @@ export const encodeBf16 = (source: Float32Array): Uint16Array => {
   for (let i = 0; i < bits.length; i++) target[i] = narrowBf16Bits(bits[i]!)
   return target
 }
+
+/**
+ * Rounds each number to f32 such that a further rounding to 16 bits rounds the original number correctly: what f32
+ * cannot hold is cut off and the last bit set (round to odd, Boldo and Melquiond 2008), so no tie is made up.
+ */
+export const roundToOdd = (source: Float64Array): Float32Array => {
+  const target = new Float32Array(source.length)
+  const bits = new Uint32Array(target.buffer)
+  for (let i = 0; i < source.length; i++) {
+    const exact = source[i]!
+    target[i] = exact
+    const near = target[i]!
+    if (near === exact || Number.isNaN(exact)) continue
+    bits[i] = (Math.abs(near) > Math.abs(exact) ? bits[i]! - 1 : bits[i]!) | 1
+  }
+  return target
+}
