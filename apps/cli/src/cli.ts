@@ -6,6 +6,7 @@ import packageJson from "../package.json" with { type: "json" }
 import { dataset } from "./commands/dataset/index.ts"
 import { doctor } from "./commands/doctor.ts"
 import { evaluate } from "./commands/eval.ts"
+import { exportCommand } from "./commands/export/index.ts"
 import { generate } from "./commands/generate.ts"
 import { pretrain } from "./commands/pretrain.ts"
 import { pull } from "./commands/pull.ts"

@@ -16,8 +16,9 @@ import type { Dtype, TensorInfo } from "./internal/safetensors-header.ts"
 import { bytesOf, byWidthAndName } from "./internal/safetensors-layout.ts"
 import { stageDirectory } from "./internal/staging.ts"
 import { ModelError, quote } from "./ModelError.ts"
+import { checkModelTensors, openModelWeights } from "./ModelWeights.ts"
 import { type AdapterFile, openAdapter } from "./Peft.ts"
-import { openModelWeights, requireShape, type SafetensorsFile } from "./Safetensors.ts"
+import type { SafetensorsFile } from "./Safetensors.ts"
 import {
   planShards,
   type Shard,
@@ -68,7 +69,7 @@ export const exportMerged = Effect.fn("Export.merged")(function* (
   const work = Effect.gen(function* () {
     const config = yield* loadConfig(model)
     const base = yield* openModelWeights(model)
-    yield* checkBase(config, base)
+    yield* checkModelTensors(config, base)
     const adapters = yield* Effect.forEach(options.adapters, (directory) => openAdapter(directory, config))
     const targets = linearTensors(config)
     const touching = (name: string) => {
@@ -110,22 +111,6 @@ export const exportMerged = Effect.fn("Export.merged")(function* (
     return { ...written, merged, tensors: tensors.length }
   })
   return yield* Effect.scoped(work)
-})
-
-/** Every tensor that the configuration needs, in its shape. */
-const checkBase = Effect.fnUntraced(function* (config: ModelConfig, base: SafetensorsFile) {
-  for (const [name, shape] of tensorShapes(config)) {
-    const info = base.tensors.get(name)
-    if (info === undefined) {
-      return yield* ModelError.missing({
-        operation,
-        file: base.path,
-        tensor: name,
-        message: `${base.path} has no tensor ${quote(name)}; check that it belongs to this config.json`
-      })
-    }
-    yield* requireShape(operation, info, shape, base.path)
-  }
 })
 
 interface Target {

@@ -12,12 +12,21 @@ import {
   openModelWeights,
   readAdapter,
   type StoredDtype,
+  tensorShapes,
   writeAdapter,
   writeSafetensors,
   writeShardedSafetensors
 } from "../src/index.ts"
 import { encodeBf16, encodeF16, roundToOdd } from "../src/internal/half.ts"
-import { allModules, plain, randomPairs, randomSequences, type Shape, writeCheckpoint } from "./reference/checkpoint.ts"
+import {
+  allModules,
+  familyShapes,
+  plain,
+  randomPairs,
+  randomSequences,
+  type Shape,
+  writeCheckpoint
+} from "./reference/checkpoint.ts"
 import { DeviceLayer } from "./reference/device.ts"
 import { below, failsWith, platform, seeded, temporaryFolder } from "./support.ts"
 
@@ -68,13 +77,8 @@ const make = Effect.fnUntraced(function* (
   const config = yield* loadConfig(base)
   const text = yield* fs.readFileString(`${base}/config.json`)
   yield* fs.writeFileString(`${base}/config.json`, text.replace("10000,", '1000000.0,"torch_dtype":"float32",'))
-  const whole = [...(yield* readAll(base))].map(([name, { data }]) => ({ name, data }))
-  const shapeOf = (name: string) => (name.includes("norm") || name.endsWith("bias") ? 1 : 2)
-  const list = whole.map(({ name, data }) => ({
-    name,
-    data,
-    shape: shapeOf(name) === 1 ? [data.length] : [data.length / widthOf(shape, name), widthOf(shape, name)]
-  }))
+  const shapes = tensorShapes(config)
+  const list = [...(yield* readAll(base))].map(([name, { data }]) => ({ name, data, shape: shapes.get(name)! }))
   yield* writeSafetensors(`${base}/model.safetensors`, list, { dtype })
   if (options.shardBytes !== undefined) {
     const stored = yield* readAll(base)
@@ -97,9 +101,6 @@ const make = Effect.fnUntraced(function* (
     scale: 5 / (useRslora ? rank ** 0.5 : rank)
   }
 })
-
-const widthOf = (s: Shape, name: string): number =>
-  name.includes("o_proj") ? s.heads * s.headDim : name.includes("down_proj") ? s.intermediate : s.hidden
 
 /** W + scale · B A in doubles, term by term. */
 const product = (
@@ -174,6 +175,31 @@ describe("export merged", () => {
         }
         assert.strictEqual(merged, 2 * modules.length)
         assert.deepStrictEqual({ merged: summary.merged, tensors: summary.tensors }, { merged, tensors: before.size })
+      }).pipe(Effect.provide(platform))
+    )
+  }
+
+  for (const shape of familyShapes) {
+    it.effect(`${shape.name}: every linear module of the family takes its product, nothing else changes`, () =>
+      Effect.gen(function* () {
+        const { base, adapter, out, pairs, rank, scale } = yield* make(yield* temporaryFolder, { shape })
+        yield* exportMerged({ model: base, adapters: [adapter], out })
+        const after = yield* readAll(out)
+        const changed = new Set<string>()
+        for (const [name, { data }] of yield* readAll(base)) {
+          const now = after.get(name)!.data
+          if (data.some((x, i) => x !== now[i])) changed.add(name)
+        }
+        const expected = [...pairs.keys()].map((key) => {
+          const [, layer, module] = key.split(".")
+          return `model.layers.${layer}.${/^[qkvo]/.test(module!) ? "self_attn" : "mlp"}.${module}.weight`
+        })
+        assert.sameMembers([...changed], expected)
+        const key = `layers.${shape.layers - 1}.o_proj` as const
+        const name = `model.layers.${shape.layers - 1}.self_attn.o_proj.weight`
+        const before = (yield* readAll(base)).get(name)!.data
+        const exact = Float32Array.from(product(before, pairs.get(key)!, rank, scale))
+        assert.deepStrictEqual(after.get(name)!.data, exact)
       }).pipe(Effect.provide(platform))
     )
   }

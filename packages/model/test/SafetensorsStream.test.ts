@@ -2,7 +2,8 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, FileSystem } from "effect"
 import { bytesOf } from "../src/internal/safetensors-layout.ts"
 import { ModelError } from "../src/ModelError.ts"
-import { openModelWeights, openSafetensors } from "../src/Safetensors.ts"
+import { openModelWeights } from "../src/ModelWeights.ts"
+import { openSafetensors } from "../src/Safetensors.ts"
 import {
   defaultShardBytes,
   planShards,
