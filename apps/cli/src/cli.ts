@@ -18,7 +18,19 @@ import { runToExitCode } from "./errors.ts"
 import { srcode } from "./root.ts"
 
 const command = srcode.pipe(
-  Command.withSubcommands([doctor, run, dataset, train, generate, evaluate, score, pull, rewards, pretrain])
+  Command.withSubcommands([
+    doctor,
+    run,
+    dataset,
+    train,
+    generate,
+    evaluate,
+    score,
+    pull,
+    rewards,
+    exportCommand,
+    pretrain
+  ])
 )
 
 /** Help is printed when it is asked for; an invocation that cannot be understood gets one line (errors.ts). */
