@@ -1,10 +1,14 @@
-// forward.wgsl over a paged cache: row r belongs to the sequence of slot[r] and sees its keys 0 … position[r], which lie in pages of PAGE rows; page_table
-// [slots, max_pages] names the pages of a slot in order. Keys are taken in order of their position whatever pages they lie in, so a row's bits do
-// not depend on where the pages are, on the rows beside it, or on how its prompt was cut into passes. One invocation a (row, head).
+// Forward over a paged cache on drivers that compute on the CPU: row r belongs to the sequence of slot[r] and sees its keys 0 … position[r], which lie in
+// pages of PAGE rows; page_table [slots, max_pages] names the pages of a slot in order. As in forward_packed.wgsl the lanes of a subgroup are neighbouring
+// (row, head of one kv head) pairs that share the loads of their keys by broadcast; rows of one slot walk together, slots one after the other.
+//
+// A lane takes its keys in order of their position and no notice of others, so a row's bits do not depend on where the pages are, on the rows beside it, or
+// on how its prompt was cut into passes. Rows of one slot must stand together with ascending positions. head_dim = SG * PARTS.
+enable subgroups;
 requires immediate_address_space;
 
-const WG = 64u; //@const
-const QUADS = 6u; //@const
+const SG = 8u; //@const
+const PARTS = 3u; //@const
 const PAGE = 16u; //@const
 
 struct Params {
@@ -12,56 +16,83 @@ struct Params {
   heads: u32,
   kv_heads: u32,
   max_pages: u32,
+  lanes: u32, // pairs a subgroup takes, at most SG: whole rows where they fit
   scale: f32,
 }
 var<immediate> p: Params;
 
-@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> q: array<f32>;
+@group(0) @binding(1) var<storage, read> k: array<f32>;
+@group(0) @binding(2) var<storage, read> v: array<f32>;
 @group(0) @binding(3) var<storage, read> page_table: array<u32>;
 @group(0) @binding(4) var<storage, read> slot: array<u32>;
 @group(0) @binding(5) var<storage, read> position: array<u32>;
-@group(0) @binding(6) var<storage, read_write> o: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> o: array<f32>;
 
-@compute @workgroup_size(WG, 1, 1)
-fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
-  let i = (wg.y * nwg.x + wg.x) * WG + li;
-  if (i >= p.rows * p.heads) { return; }
-  let row = i / p.heads;
-  let head = i % p.heads;
-  let group = head / (p.heads / p.kv_heads);
-  let at = i * QUADS;
-  let step = p.kv_heads * QUADS;
-//@for d 0 QUADS
-  let q$d = q[at + $du] * p.scale;
-  var o$d = vec4<f32>();
+@compute @workgroup_size(SG, 1, 1)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let group = wg.y;
+  let shared_by = p.heads / p.kv_heads;
+  let pairs = p.rows * shared_by;
+  let first_pair = wg.x * p.lanes;
+  let last_pair = min(first_pair + p.lanes, pairs) - 1u;
+  let pair = min(first_pair + lane, last_pair);
+  let row = pair / shared_by;
+  let at = (row * p.heads + group * shared_by + pair % shared_by) * (SG * PARTS);
+//@for c 0 PARTS
+//@for e 0 SG
+  let q$c_$e = q[at + $cu * SG + $eu] * p.scale;
+  var o$c_$e = 0.0;
+//@end
 //@end
   var m = -3.0e38;
   var l = 0.0;
-  let keys = position[row] + 1u;
-  var entry = slot[row] * p.max_pages;
-  for (var b = 0u; b < keys; b += PAGE) {
-    var kj = (page_table[entry] * PAGE * p.kv_heads + group) * QUADS;
-    entry += 1u;
-    let count = min(PAGE, keys - b);
-    for (var t = 0u; t < count; t++) {
-      var s = 0.0;
-//@for d 0 QUADS
-      s += dot(q$d, k[kj + $du]);
+  let own_keys = position[row] + 1u;
+  let last_row = last_pair / shared_by;
+  var run = first_pair / shared_by;
+  while (run <= last_row) {
+    // Rows run … until - 1 are of one slot; the last of them sees the most.
+    let own_slot = slot[run];
+    var until = run + 1u;
+    while (until <= last_row && slot[until] == own_slot) { until += 1u; }
+    let keys = select(0u, own_keys, row >= run && row < until);
+    let most = position[until - 1u] + 1u;
+    for (var b = 0u; b < most; b += PAGE) {
+      var kj = (page_table[own_slot * p.max_pages + b / PAGE] * PAGE * p.kv_heads + group) * (SG * PARTS) + lane;
+      let end = min(b + PAGE, most);
+      for (var j = b; j < end; j++) {
+        var s = 0.0;
+//@for c 0 PARTS
+        let k$c = k[kj + $cu * SG];
+        let v$c = v[kj + $cu * SG];
 //@end
-      let next = max(m, s);
-      let keep = exp(m - next);
-      let w = exp(s - next);
-      l = l * keep + w;
-//@for d 0 QUADS
-      o$d = o$d * keep + v[kj + $du] * w;
+//@for c 0 PARTS
+//@for e 0 SG
+        s = fma(q$c_$e, subgroupBroadcast(k$c, $eu), s);
 //@end
-      m = next;
-      kj += step;
+//@end
+        let own = j < keys;
+        let next = select(m, max(m, s), own);
+        let keep = exp(m - next);
+        let w = select(0.0, exp(s - next), own);
+        l = l * keep + w;
+//@for c 0 PARTS
+//@for e 0 SG
+        o$c_$e = fma(subgroupBroadcast(v$c, $eu), w, o$c_$e * keep);
+//@end
+//@end
+        m = next;
+        kj += p.kv_heads * (SG * PARTS);
+      }
     }
+    run = until;
   }
-//@for d 0 QUADS
-  o[at + $du] = o$d * (1.0 / l);
+  if (first_pair + lane <= last_pair) {
+    let inv = 1.0 / l;
+//@for c 0 PARTS
+//@for e 0 SG
+    o[at + $cu * SG + $eu] = o$c_$e * inv;
 //@end
+//@end
+  }
 }

@@ -1,4 +1,4 @@
-// forward_paged.wgsl with one workgroup a (row, head): for devices with fast workgroup memory, and for heads too wide for one invocation's
+// forward_paged.wgsl with one workgroup a (row, head), in any order: for devices with fast workgroup memory, and for heads too wide for one invocation's
 // registers. Keys go in blocks of WG (a whole number of pages): each lane scores one key, then each lane adds up one quad of the output over
 // the block. head_dim / 4 may not exceed WG.
 requires immediate_address_space;

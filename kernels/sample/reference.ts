@@ -1,5 +1,5 @@
 /**
- * Nucleus sampling (Holtzman et al. 2020) in double precision, with the same counter-based generator as the kernel, so
+ * Sampling under top-k, top-p and min-p in double precision, with the same counter-based generator as the kernel, so
  * that draws can be compared one by one.
  */
 
@@ -29,39 +29,57 @@ export const threefry2x32 = (
 export const uniform = (seed: number, stream: number, position: number): number =>
   (threefry2x32([seed, stream], [position, 0])[0] >>> 8) / 2 ** 24
 
+export interface Filters {
+  readonly temperature: number
+  /** 1 keeps all. */
+  readonly topP: number
+  /** 0 or nothing keeps all. */
+  readonly topK?: number
+  /** 0 or nothing keeps all. */
+  readonly minP?: number
+}
+
 export interface Nucleus {
   /** Probabilities of the whole vocabulary at this temperature. */
   readonly probabilities: Float64Array
   readonly kept: ReadonlyArray<boolean>
   /** Mass of the kept tokens. */
   readonly mass: number
-  /** How far the mass of the kept set, or of the set without its least likely members, is from topP: small = ambiguous in f32. */
+  /** How far the filters' decisions are from falling otherwise, in probability: small = ambiguous in f32. */
   readonly margin: number
 }
 
-/** The smallest set of most likely tokens whose mass reaches topP; ties with the last kept token stay in. */
-export const nucleus = (logits: ArrayLike<number>, temperature: number, topP: number): Nucleus => {
+/**
+ * Top-k, then the smallest set of most likely tokens whose mass reaches topP of what is left, then those at least minP
+ * times as likely as the most likely; ties with the last kept token stay in at each step. By sorting.
+ */
+export const nucleus = (logits: ArrayLike<number>, { minP = 0, temperature, topK = 0, topP }: Filters): Nucleus => {
   const x = Float64Array.from(logits, (v) => v / temperature)
   const top = x.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY)
   const e = x.map((v) => Math.exp(v - top))
   const total = e.reduce((a, b) => a + b, 0)
   const probabilities = e.map((v) => v / total)
-  if (topP >= 1) return { probabilities, kept: [...probabilities].map(() => true), mass: 1, margin: 1 }
   const sorted = [...probabilities].sort((a, b) => b - a)
-  let mass = 0
-  let before = 0
-  let threshold = 0
-  for (let i = 0; i < sorted.length && mass < topP; ) {
-    threshold = sorted[i]!
-    before = mass
-    while (i < sorted.length && sorted[i]! === threshold) mass += sorted[i++]!
+  const massAbove = (threshold: number): number => sorted.filter((p) => p >= threshold).reduce((a, b) => a + b, 0)
+  let threshold = topK > 0 && topK < sorted.length ? sorted[topK - 1]! : 0
+  let margin = 1
+  if (topP < 1) {
+    const goal = topP * massAbove(threshold)
+    let mass = 0
+    let before = 0
+    for (let i = 0; i < sorted.length && mass < goal; ) {
+      threshold = sorted[i]!
+      before = mass
+      while (i < sorted.length && sorted[i]! === threshold) mass += sorted[i++]!
+    }
+    margin = Math.min(mass - goal, goal - before)
   }
-  return {
-    probabilities,
-    kept: [...probabilities].map((p) => p >= threshold),
-    mass,
-    margin: Math.min(mass - topP, topP - before)
+  if (minP > 0) {
+    const least = minP * sorted[0]!
+    threshold = Math.max(threshold, least)
+    for (const p of sorted) margin = Math.min(margin, Math.abs(p - least))
   }
+  return { probabilities, kept: [...probabilities].map((p) => p >= threshold), mass: massAbove(threshold), margin }
 }
 
 /** The token drawn by `random` in [0, 1) through the inverse CDF in token order, and the distance to its nearest edge. */

@@ -109,7 +109,11 @@ layer(DeviceLayer)("sampling", (it) => {
             const row = [...logits.slice(r * vocab, (r + 1) * vocab)]
             const best = row.indexOf(Math.max(...row))
             assert.strictEqual(tokens[r], best)
-            assert.approximately(logProbs[r]!, Math.log(nucleus(row, 1, 1).probabilities[best]!), 1e-5)
+            assert.approximately(
+              logProbs[r]!,
+              Math.log(nucleus(row, { temperature: 1, topP: 1 }).probabilities[best]!),
+              1e-5
+            )
             assert.approximately(kept[r]!, 1, 1e-6)
           }
         }
@@ -126,15 +130,25 @@ layer(DeviceLayer)("sampling", (it) => {
           { rows: 40, vocab: 37, temperature: 0.7, topP: 0.5 },
           { rows: 20, vocab: 513, temperature: 1.5, topP: 0.95 },
           { rows: 20, vocab: 513, temperature: 1, topP: 1 },
-          { rows: 20, vocab: 300, temperature: 1, topP: 1e-3 }
+          { rows: 20, vocab: 300, temperature: 1, topP: 1e-3 },
+          { rows: 20, vocab: 300, temperature: 1, topP: 1, topK: 1 },
+          { rows: 20, vocab: 300, temperature: 1.3, topP: 1, topK: 7 },
+          { rows: 20, vocab: 300, temperature: 1, topP: 1, topK: 299 },
+          { rows: 10, vocab: 300, temperature: 1, topP: 1, topK: 1000 },
+          { rows: 20, vocab: 300, temperature: 2, topP: 0.7, topK: 40 },
+          { rows: 20, vocab: 300, temperature: 1, topP: 1, minP: 0.1 },
+          { rows: 10, vocab: 300, temperature: 1, topP: 1, minP: 1 },
+          { rows: 20, vocab: 300, temperature: 1.5, topP: 0.9, topK: 100, minP: 0.02 },
+          { rows: 3, vocab: 30_011, temperature: 1, topP: 0.95, topK: 5000, minP: 1e-4 }
         ].entries()) {
           const logits = seeded(800 + i).floats(c.rows * c.vocab, 2)
           const x = { ...c, ...rowsOf(c.rows), logits, seed: 4242 + i }
           const { kept, logProbs, tokens } = yield* sample(ops, x)
           for (let r = 0; r < c.rows; r++) {
             const name = `${JSON.stringify(c)} row ${r}`
-            const n = nucleus(logits.slice(r * c.vocab, (r + 1) * c.vocab), c.temperature, c.topP)
+            const n = nucleus(logits.slice(r * c.vocab, (r + 1) * c.vocab), c)
             if (n.margin < ambiguous) continue
+            compared++
             assert.approximately(kept[r]!, n.mass, 1e-5, name)
             const token = tokens[r]!
             assert.isTrue(n.kept[token], `${name}: token ${token} lies outside the nucleus`)
@@ -142,10 +156,9 @@ layer(DeviceLayer)("sampling", (it) => {
             const expected = draw(n, uniform(x.seed, x.stream[r]!, x.position[r]!))
             if (expected.margin < ambiguous) continue
             assert.strictEqual(token, expected.token, name)
-            compared++
           }
         }
-        assert.isAbove(compared, 120)
+        assert.isAbove(compared, 220)
       })
     )
 
@@ -160,6 +173,76 @@ layer(DeviceLayer)("sampling", (it) => {
         const { kept, tokens } = yield* sample(ops, x)
         assert.deepStrictEqual([...new Set(tokens)].sort(), [1, 2, 4])
         for (const mass of kept) assert.approximately(mass, 0.8, 1e-5)
+      })
+    )
+
+    it.effect(`top-k counts ties in, and top-p looks at what top-k left, on ${variant}`, () =>
+      Effect.gen(function* () {
+        const ops = yield* opsOf(variant)
+        const row = [0.1, 0.4, 0.2, 0.1, 0.2].map(Math.log)
+        const rows = 64
+        const logits = Float32Array.from({ length: rows * 5 }, (_, i) => row[i % 5]!)
+        const x = { logits, vocab: 5, temperature: 1, seed: 3, ...rowsOf(rows) }
+        for (const [filters, expected] of [
+          [{ topP: 1, topK: 1 }, [1]],
+          [{ topP: 1, topK: 2 }, [1, 2, 4]],
+          [{ topP: 1, topK: 4 }, [0, 1, 2, 3, 4]],
+          // Of the mass .8 that top-k leaves, .4 is a half: .45 needs one token, .55 the tied pair too.
+          [{ topP: 0.45, topK: 3 }, [1]],
+          [{ topP: 0.55, topK: 3 }, [1, 2, 4]],
+          [{ topP: 1, minP: 0.45 }, [1, 2, 4]],
+          [{ topP: 1, minP: 0.55 }, [1]]
+        ] as const) {
+          const { kept, tokens } = yield* sample(ops, { ...x, ...filters })
+          const name = JSON.stringify(filters)
+          assert.deepStrictEqual([...new Set(tokens)].sort(), [...expected], name)
+          const mass = expected.reduce((sum: number, token) => sum + Math.exp(row[token]!), 0)
+          for (const m of kept) assert.approximately(m, mass, 1e-5, name)
+        }
+      })
+    )
+
+    it.effect(`every row has settings of its own on ${variant}`, () =>
+      Effect.gen(function* () {
+        const ops = yield* opsOf(variant)
+        const vocab = 90
+        const random = seeded(31)
+        const kinds = Array.from({ length: 24 }, (_, i) => ({
+          temperature: [0, 1, 0.6, 2][i % 4]!,
+          topP: [1, 0.8][i % 2]!,
+          topK: [0, 5, 50][i % 3]!,
+          minP: [0, 0, 0.05][i % 3]!,
+          seed: random.integer(2 ** 32),
+          stream: [random.integer(2 ** 32)],
+          position: [random.integer(4000)]
+        }))
+        const logits = random.floats(24 * vocab, 2)
+        const gpu = yield* Gpu
+        const tensors = {
+          logits: yield* f32("logits", logits),
+          settings: yield* u32(
+            "settings",
+            kinds.flatMap((kind) => [...settingsOf({ ...kind, logits, rows: 1, vocab })])
+          ),
+          position: yield* u32(
+            "position",
+            kinds.flatMap((kind) => kind.position)
+          ),
+          out: yield* u32("out", new Array(3 * 64).fill(999_999))
+        }
+        yield* launch(ops, (tape, o) => o.sample(tape, { ...tensors, rows: 24, vocab, stride: 64 }))
+        const words = yield* gpu.read(tensors.out)
+        const floats = new Float32Array(words.buffer)
+        for (const [r, kind] of kinds.entries()) {
+          const own = logits.slice(r * vocab, (r + 1) * vocab)
+          const alone = yield* sample(ops, { ...kind, logits: own, rows: 1, vocab })
+          assert.strictEqual(words[r], alone.tokens[0])
+          assert.strictEqual(floats[64 + r], alone.logProbs[0])
+          assert.strictEqual(floats[128 + r], alone.kept[0])
+        }
+        // Nothing is written beside the rows.
+        assert.strictEqual(words[24], 999_999)
+        assert.strictEqual(words[127], 999_999)
       })
     )
 

@@ -177,7 +177,8 @@ export const forward = (
         kvStart: batch.kvStart,
         kvEnd: batch.kvEnd,
         o: s.attended,
-        stat: s.stat
+        stat: s.stat,
+        packed: true
       })
     linear(ctx, part?.o, { x: s.attended, w: w.o, y: s.middle, down: s.loraO, out: C, in: HD, residual: s.x })
     ops.rmsNorm(tape, { x: s.middle, w: w.norm2, y: s.normed2, rstd: s.rstd2, rows, dim: C, eps })

@@ -4,7 +4,7 @@
  * sequences, neighbouring rows that share the loads of their keys.
  */
 import type { AdapterInfo } from "../Gpu.ts"
-import { grid1d, type Tape } from "../Tape.ts"
+import { grid1d, maxGroups, type Tape } from "../Tape.ts"
 import type { Tensor } from "../Tensor.ts"
 import { fits, groupSize, type HeadShape } from "./layer.ts"
 import { subgroupTile } from "./matmul.ts"
@@ -70,7 +70,7 @@ export const makeAttention = (info: AdapterInfo) => {
     },
     /**
      * Causal attention of each row to its own sequence in a paged cache: row r sees positions 0 … position[r] of the sequence in
-     * slot[r], whose pages of `pageSize` rows pageTable [slots, maxPages] names in order.
+     * slot[r], whose pages of `pageSize` rows pageTable [slots, maxPages] names in order. Rows of one slot stand together with ascending positions.
      */
     attentionPaged(
       tape: Tape,
@@ -95,8 +95,17 @@ export const makeAttention = (info: AdapterInfo) => {
       }
       const params = { ...scalars(x), max_pages: x.maxPages }
       const PAGE = pageSize
-      if (narrow(x)) tape.dispatch("attention_forward_paged", bindings, params, grid(count), { WG, QUADS, PAGE })
-      else {
+      const sharedBy = x.heads / x.kvHeads
+      const lanes = sharedBy >= SG ? SG : Math.floor(SG / sharedBy) * sharedBy
+      const groups = Math.ceil((x.rows * sharedBy) / lanes)
+      if (packed(x, 1) && groups <= maxGroups) {
+        const PARTS = x.headDim / SG
+        tape.dispatch("attention_forward_paged", bindings, { ...params, lanes }, [groups, x.kvHeads], {
+          SG,
+          PARTS,
+          PAGE
+        })
+      } else {
         const wide = { ...params, quads: QUADS }
         tape.dispatch("attention_forward_paged_workgroup", bindings, wide, grid1d(count, 1), { PAGE })
       }
