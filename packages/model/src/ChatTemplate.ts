@@ -47,8 +47,16 @@ export const compileChatTemplate = Effect.fnUntraced(function* (
   const known = Object.fromEntries(Object.entries(tokens).filter(([, text]) => text !== null))
   const chat: ChatTemplate = {
     source,
-    render: (messages, options) =>
-      Effect.try({
+    // without messages Python's Jinja fails where templates read the first one; this one would render nonsense
+    render: Effect.fnUntraced(function* (messages: ReadonlyArray<ChatMessage>, options?: RenderOptions) {
+      if (messages.length === 0) {
+        return yield* ModelError.invalid({
+          operation,
+          file,
+          message: `${file}: the chat template needs at least one message`
+        })
+      }
+      return yield* Effect.try({
         try: () =>
           template.render({
             ...known,
@@ -63,6 +71,7 @@ export const compileChatTemplate = Effect.fnUntraced(function* (
             message: `${file}: the chat template refuses these ${messages.length} messages: ${oneLine(cause)}`
           })
       })
+    })
   }
   return chat
 })
