@@ -226,10 +226,17 @@ export const makeEngine = Effect.fn("Engine.make")(function* (
     ),
     Effect.forever
   )
-  yield* Effect.addFinalizer(() => Effect.sync(() => failAll(Cause.fail(invalid("the engine was closed")))))
+  let closed = false
+  yield* Effect.addFinalizer(() =>
+    Effect.sync(() => {
+      closed = true
+      failAll(Cause.fail(invalid("the engine was closed")))
+    })
+  )
   yield* Effect.forkScoped(loop)
 
   const problemOf = (request: SequenceRequest): ModelError | undefined => {
+    if (closed) return invalid("the engine was closed")
     const { ids, lora, sampling } = request
     const wrong = unusableSampling(sampling)
     if (wrong !== undefined) return invalid(wrong)

@@ -185,9 +185,9 @@ export const makeScheduler = <J extends Job>(options: {
           sequence.own++
           left--
         }
-        pool.fill(page, Math.max(written, to - first))
-        sequence.at = first + Math.max(written, to - first)
-        if (sequence.at < last) break
+        pool.fill(page, to - first)
+        sequence.at = to
+        if (to < last) break
       }
       if (sequence.at === prompt.length) {
         sequence.reused = prompt.length - sequence.own

@@ -237,6 +237,19 @@ describe("Scheduler", () => {
     assert.strictEqual(b!.state, "decode")
   })
 
+  it("steps beyond the last token write to page 0", () => {
+    const scheduler = makeScheduler({ slots: 1, pages: 4 })
+    const s = scheduler.add(job(tokens(30), 4))
+    scheduler.admit()
+    scheduler.prefill(100)
+    scheduler.push(s, [5])
+    const [, second, third] = s.pages
+    assert.deepStrictEqual(decodeRows(s, 5), {
+      position: [30, 31, 32, 32, 32],
+      kvRow: [second! * pageSize + 14, second! * pageSize + 15, third! * pageSize, 0, 0]
+    })
+  })
+
   it("random arrivals, ends, chunks, adapters and changes of weights: every row sees its own text", () => {
     const adapters = [null, {} as Lora, {} as Lora]
     for (let seed = 0; seed < 40; seed++) {
@@ -246,10 +259,16 @@ describe("Scheduler", () => {
         pages: 12 + below(random, 30)
       })
       const live = new Set<Sequence<Job>>()
+      /** What has been said, so that a prompt may go on from it. */
+      const texts: Array<ReadonlyArray<number>> = []
       for (let round = 0; round < 60; round++) {
         for (let i = below(random, 3); i > 0; i--) {
           // Few beginnings, so that many are equal.
-          const prompt = [...tokens(below(random, 50), 100 * below(random, 2)), ...tokens(1 + below(random, 20), 900)]
+          const start = below(random, 2) === 0 ? texts.at(-1) : undefined
+          const prompt = [
+            ...(start ?? tokens(below(random, 50), 100 * below(random, 2))),
+            ...tokens(1 + below(random, 20), 900)
+          ].slice(-below(random, 2) - 90)
           live.add(scheduler.add(job(prompt, 1 + below(random, 30), adapters[below(random, 3)]!)))
         }
         if (below(random, 4) === 0) {
@@ -260,7 +279,11 @@ describe("Scheduler", () => {
         turn(1 + below(random, 60), 1 + below(random, 8))
         const held = new Set([...live].flatMap((s) => s.pages))
         assert.strictEqual(scheduler.pool.used(), held.size)
-        for (const s of live) if (s.state === "done") live.delete(s)
+        for (const s of live) {
+          if (s.state !== "done") continue
+          live.delete(s)
+          texts.push([...s.job.prompt, ...s.tokens])
+        }
         assert.strictEqual(live.size, scheduler.running() + scheduler.waiting())
       }
       for (let i = 0; scheduler.running() + scheduler.waiting() > 0; i++) {
