@@ -71,6 +71,14 @@ export interface Tokenizer {
   readonly hash: string
 }
 
+/** A prompt as the model reads it, beginning with the token that begins a text where the tokenizer has one. */
+export const promptIds = (tokenizer: Tokenizer, prompt: string): ReadonlyArray<number> =>
+  tokenizer.encode(prompt, { addSpecialTokens: true })
+
+/** What goes on from a prompt, so that the tokens of both decode to both texts joined. */
+export const completionIds = (tokenizer: Tokenizer, completion: string): ReadonlyArray<number> =>
+  tokenizer.encode(completion, { continuation: true })
+
 const operation = "load tokenizer"
 const none = new Uint8Array(0)
 const spaceByte = 0x20

@@ -6,7 +6,7 @@ import { Analyzer } from "@srcode/codeql"
 import { CorpusJudge, Dataset, type EvalPrompt } from "@srcode/dataset"
 import { EvalResult, SampleOutcome, type Snippet } from "@srcode/domain"
 import { type BenchTask, rateOf, runTinyBench } from "@srcode/evals"
-import { type Lora, type Model, makeGenerator, type Tokenizer } from "@srcode/model"
+import { type Lora, type Model, makeGenerator, promptIds, type Tokenizer } from "@srcode/model"
 import { RunStore } from "@srcode/store"
 import { Effect, Stream } from "effect"
 import { functionBody, respond } from "./Generated.ts"
@@ -49,7 +49,7 @@ export const measure = Effect.fn("Evaluate.measure")(function* (
   const judge = yield* CorpusJudge
   const { benchmark } = yield* Dataset
   const prompts = spread(yield* benchmark, evaluation.limit)
-  const encoded = prompts.map((p) => open.tokenizer.encode(p.prompt).length)
+  const encoded = prompts.map((p) => promptIds(open.tokenizer, p.prompt).length)
   const longest = Math.max(...encoded)
   const slots = Math.min(64, prompts.length)
   const generator = yield* makeGenerator(open.model.decoder, {
@@ -102,10 +102,10 @@ const analyse = Effect.fn("Evaluate.analyse")(function* (open: MeasuredModel, ar
   const { evaluation } = config
   const { generate } = yield* readWorld()
   const tasks = generate
-    .filter((t) => open.tokenizer.encode(t.prompt).length + evaluation.maxTokens <= longestSequence(open.model))
+    .filter((t) => promptIds(open.tokenizer, t.prompt).length + evaluation.maxTokens <= longestSequence(open.model))
     .slice(0, evaluation.analysed)
   if (tasks.length === 0) return {}
-  const longest = Math.max(...tasks.map((t) => open.tokenizer.encode(t.prompt).length))
+  const longest = Math.max(...tasks.map((t) => promptIds(open.tokenizer, t.prompt).length))
   const generator = yield* makeGenerator(open.model.decoder, {
     slots: tasks.length,
     capacity: longest + evaluation.maxTokens,

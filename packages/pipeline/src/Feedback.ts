@@ -40,7 +40,7 @@ const maskOf = (
   ids: ReadonlyArray<number>,
   tokenizer: Tokenizer
 ): ReadonlyArray<boolean> => {
-  const tokens = tokenizer.byteRanges(ids)
+  const tokens = tokenizer.byteRanges(ids, { continuation: true })
   const body = ids.at(-1) === tokenizer.eosId ? tokens.slice(0, -1) : tokens
   const bytes = new TextEncoder().encode(response).length
   return (body.at(-1)?.end ?? 0) === bytes ? tokenMask(ranges, tokens) : ids.map(() => false)

@@ -1,5 +1,12 @@
 /** Responses as text: encoding prompts, sampling, decoding. Shared by reinforcement, evaluation and `generate`. */
-import type { Generation, Generator, Lora, SamplingOptions, Tokenizer } from "@srcode/model"
+import {
+  type Generation,
+  type Generator,
+  type Lora,
+  promptIds,
+  type SamplingOptions,
+  type Tokenizer
+} from "@srcode/model"
 import { Effect } from "effect"
 
 export interface TextResponse {
@@ -30,7 +37,7 @@ export const respond = Effect.fn("respond")(function* (input: {
   readonly onProgress?: (done: number, total: number) => Effect.Effect<void>
 }) {
   const requests = input.prompts.map((prompt, i) => ({
-    ids: input.tokenizer.encode(prompt),
+    ids: promptIds(input.tokenizer, prompt),
     stream: (input.firstStream ?? 0) + i
   }))
   const generations = yield* input.generator.generate(input.lora, requests, input.sampling, input.onProgress)
@@ -40,7 +47,7 @@ export const respond = Effect.fn("respond")(function* (input: {
       prompt: input.prompts[i] ?? "",
       promptIds: requests[i]?.ids ?? [],
       generation,
-      text: input.tokenizer.decode(ids)
+      text: input.tokenizer.decode(ids, { continuation: true })
     }
   })
 })

@@ -4,7 +4,7 @@
  */
 
 import { hash32 } from "@srcode/dataset"
-import { type Decoder, loadState, ModelError, saveState, type Tokenizer } from "@srcode/model"
+import { type Decoder, loadState, ModelError, promptIds, saveState, type Tokenizer } from "@srcode/model"
 import { RunStore } from "@srcode/store"
 import { badInput, type PreferencePair, type RewardModelConfig, rewardModelLength, Trainer } from "@srcode/trainer"
 import { Effect, Schema } from "effect"
@@ -26,7 +26,7 @@ const isHeldOut = (pair: Pair): boolean => hash32(pair.prompt === "" ? pair.grou
 
 const tokenPair = (pair: Pair, tokenizer: Tokenizer): PreferencePair => {
   const end = tokenizer.eosId === null ? [] : [tokenizer.eosId]
-  const ids = (body: string) => [...tokenizer.encode(pair.prompt + body), ...end]
+  const ids = (body: string) => [...promptIds(tokenizer, pair.prompt + body), ...end]
   return { chosen: ids(pair.better), rejected: ids(pair.worse) }
 }
 

@@ -15,6 +15,7 @@ import {
   ModelError,
   makeGenerator,
   packLora,
+  promptIds,
   saveState,
   type Tokenizer,
   unpackLora,
@@ -84,7 +85,7 @@ const toRollout = (
 /** Prompts short enough to be answered within the model's positions. */
 const usablePrompts = (tasks: ReadonlyArray<Task>, tokenizer: Tokenizer, room: number) =>
   tasks.filter((task) => {
-    const length = tokenizer.encode(task.prompt).length
+    const length = promptIds(tokenizer, task.prompt).length
     return length > 0 && length <= room
   })
 
@@ -118,7 +119,7 @@ export const reinforce = Effect.fn("reinforce")(function* <E, R>(options: Reinfo
     return yield* badInput(
       `no prompt with ${settings.maxTokens} further tokens fits ${limit} tokens; take shorter prompts or a smaller maxTokens`
     )
-  const longest = tasks.reduce((max, t) => Math.max(max, tokenizer.encode(t.prompt).length), 0)
+  const longest = tasks.reduce((max, t) => Math.max(max, promptIds(tokenizer, t.prompt).length), 0)
   const { initial } = options
   // The scale of a rank-stabilised adapter is put into alpha, so that alpha / rank gives it.
   const shape = initial === undefined ? {} : { rank: initial.rank, alpha: initial.scale * initial.rank }

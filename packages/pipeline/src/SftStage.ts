@@ -1,7 +1,15 @@
 /** Supervised fine-tuning: curriculum tasks in, `sft/adapter/` (PEFT) out. */
 import type { Task } from "@srcode/domain"
 import { Gpu } from "@srcode/gpu"
-import { allocLora, linearModules, type Tokenizer, unpackLora, writeAdapter } from "@srcode/model"
+import {
+  allocLora,
+  completionIds,
+  linearModules,
+  promptIds,
+  type Tokenizer,
+  unpackLora,
+  writeAdapter
+} from "@srcode/model"
 import { type MetricsWriter, RunStore } from "@srcode/store"
 import { badInput, completionRow, sftMetrics, type TokenRow, Trainer } from "@srcode/trainer"
 import { Effect, Option, Ref } from "effect"
@@ -15,7 +23,8 @@ export const taskRows = (tasks: ReadonlyArray<Task>, tokenizer: Tokenizer, longe
   const rows: Array<TokenRow> = []
   let tooLong = 0
   for (const task of tasks) {
-    const row = completionRow(tokenizer.encode(task.prompt), tokenizer.encode(task.completion), tokenizer.eosId)
+    const [prompt, completion] = [promptIds(tokenizer, task.prompt), completionIds(tokenizer, task.completion)]
+    const row = completionRow(prompt, completion, tokenizer.eosId)
     if (row.ids.length > longest) tooLong++
     else rows.push(row)
   }

@@ -1,6 +1,6 @@
 /** `srcode generate`: completions of a prompt, or of a file of prompts. */
 import { UserError } from "@srcode/domain"
-import { loadModelTokenizer, type Model, makeGenerator, type Tokenizer } from "@srcode/model"
+import { loadModelTokenizer, type Model, makeGenerator, promptIds, type Tokenizer } from "@srcode/model"
 import { report, respond } from "@srcode/pipeline"
 import { readJsonLinesNumbered, writeJsonLines } from "@srcode/store"
 import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
@@ -25,7 +25,7 @@ const checkPrompt = Effect.fnUntraced(function* (
   tokenizer: Tokenizer,
   maxTokens: number
 ) {
-  const { length } = tokenizer.encode(text)
+  const { length } = promptIds(tokenizer, text)
   const positions = model.decoder.rope.positions
   if (length === 0) return yield* new UserError({ message: `${where}: the prompt is empty` })
   if (length + maxTokens > positions)

@@ -1,7 +1,16 @@
 /** `srcode score`: log-probabilities and entropies of given tokens or completions, one line in, one line out. */
 import { UserError } from "@srcode/domain"
 import { Gpu } from "@srcode/gpu"
-import { type Decoder, loadModelTokenizer, makeScorer, rowLimit, type Sequence, type Tokenizer } from "@srcode/model"
+import {
+  completionIds,
+  type Decoder,
+  loadModelTokenizer,
+  makeScorer,
+  promptIds,
+  rowLimit,
+  type Sequence,
+  type Tokenizer
+} from "@srcode/model"
 import { readJsonLinesNumbered, writeJsonLines } from "@srcode/store"
 import { Console, Effect, Layer, Schema, Stream } from "effect"
 import { Command } from "effect/cli"
@@ -50,8 +59,8 @@ export const score = Command.make(
         if ("ids" in row) ids = row.ids
         else {
           tokenizer ??= yield* loadModelTokenizer(model)
-          const prompt = tokenizer.encode(row.prompt)
-          ids = [...prompt, ...tokenizer.encode(row.completion)]
+          const prompt = promptIds(tokenizer, row.prompt)
+          ids = [...prompt, ...completionIds(tokenizer, row.completion)]
           first = Math.max(1, prompt.length)
         }
         const bad = ids.find((id) => id < 0 || id >= model.config.vocabSize)

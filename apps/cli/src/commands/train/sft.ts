@@ -3,12 +3,14 @@ import { UserError } from "@srcode/domain"
 import { Gpu } from "@srcode/gpu"
 import {
   allocLora,
+  completionIds,
   linearModules,
   loadTokenizer,
   locateAdapter,
   locateModel,
   type Model,
   packLora,
+  promptIds,
   readAdapter,
   type Tokenizer,
   unpackLora,
@@ -56,7 +58,8 @@ const readRows = Effect.fn("readRows")(function* (file: string, model: Model) {
         if ("ids" in value) row = { ids: value.ids, lossMask: value.loss_mask.map((m) => m === true || m === 1) }
         else {
           tokenizer ??= yield* loadTokenizer(model.directory)
-          row = completionRow(tokenizer.encode(value.prompt), tokenizer.encode(value.completion), tokenizer.eosId)
+          const [prompt, completion] = [promptIds(tokenizer, value.prompt), completionIds(tokenizer, value.completion)]
+          row = completionRow(prompt, completion, tokenizer.eosId)
         }
         const why = unusable(row, model)
         if (why !== undefined) return yield* new UserError({ message: `${file}:${line}: ${why}` })
