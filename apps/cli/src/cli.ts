@@ -13,6 +13,7 @@ import { pull } from "./commands/pull.ts"
 import { rewards } from "./commands/rewards.ts"
 import { run } from "./commands/run.ts"
 import { score } from "./commands/score.ts"
+import { serve } from "./commands/serve.ts"
 import { train } from "./commands/train/index.ts"
 import { runToExitCode } from "./errors.ts"
 import { srcode } from "./root.ts"
@@ -24,6 +25,7 @@ const command = srcode.pipe(
     dataset,
     train,
     generate,
+    serve,
     evaluate,
     score,
     pull,

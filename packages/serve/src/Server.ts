@@ -10,6 +10,7 @@
  * grace period, then cuts them.
  */
 import { createServer } from "node:http"
+import { createServer as createProbe } from "node:net"
 import { NodeHttpServer } from "@effect/platform-node"
 import { UserError } from "@srcode/domain"
 import { Cause, Duration, Effect, type Scope } from "effect"
@@ -185,6 +186,15 @@ const listenProblem = (settings: ServeSettings, cause: unknown): UserError => {
           : `cannot listen on ${where}: ${code === "" ? String(cause) : code}`
   return new UserError({ message, hint: "choose another with --host and --port" })
 }
+
+/** Fails as `serve` would if the address cannot be listened on; asked before a model is loaded, which takes a while. */
+export const checkAddress = (settings: ServeSettings): Effect.Effect<void, UserError> =>
+  Effect.callback<void, UserError>((resume) => {
+    const probe = createProbe()
+    probe.once("error", (cause) => resume(Effect.fail(listenProblem(settings, cause))))
+    probe.listen({ host: settings.host, port: settings.port }, () => probe.close(() => resume(Effect.void)))
+    return Effect.sync(() => probe.close())
+  })
 
 export interface RunningServer {
   /** `http://127.0.0.1:8000` */

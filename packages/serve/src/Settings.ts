@@ -38,7 +38,7 @@ export const checkSettings = Effect.fn("checkSettings")(function* (settings: Ser
     })
   if (apiKey === null && !settings.allowPublic && !isLoopback(host))
     return yield* new UserError({
-      message: `${host} can be reached from other machines and there is no API key`,
+      message: `the address ${host} can be reached from other machines and there is no API key`,
       hint: "set SRCODE_API_KEY, or pass --allow-public to serve anyone"
     })
 })
