@@ -65,57 +65,60 @@ export class TextModel extends Context.Service<
     readonly stats: Effect.Effect<EngineStats>
   }
 >()("@srcode/serve/TextModel") {
-  /** A model on an engine; `adapters` by the name that requests ask for. */
-  static readonly layerEngine = (options: {
-    readonly engine: Engine
-    readonly tokenizer: Tokenizer
-    readonly vocabSize: number
-    /** Tokens that end every answer, the tokenizer's end token apart. */
-    readonly endIds: ReadonlyArray<number>
-    /** null: the model has none, and chat is refused with a message. */
-    readonly template: ChatTemplate | null
-    readonly id: string
-    readonly adapters: ReadonlyMap<string, Lora>
-  }): Layer.Layer<TextModel> => {
-    const { engine, tokenizer, template } = options
-    return Layer.succeed(
-      TextModel,
-      TextModel.of({
-        models: [
-          { id: options.id, parent: null },
-          ...[...options.adapters.keys()].map((id) => ({ id, parent: options.id }))
-        ],
-        vocabSize: options.vocabSize,
-        limits: engine.limits,
-        encode: (text) => tokenizer.encode(text, { addSpecialTokens: true }),
-        decode: (ids) => tokenizer.decode(ids),
-        encodeChat: (messages, renderOptions) =>
-          template === null
-            ? Effect.fail(
-                ModelError.missing({
-                  operation: "chat",
-                  message: "the model has no chat template; use /v1/completions with plain text"
-                })
-              )
-            : Effect.map(template.render(messages, renderOptions), (text) => tokenizer.encode(text)),
-        sample: (request) => {
-          // an instruction model ends its turn with a token that config.json may not list
-          const stopIds = [...options.endIds, tokenizer.eosId, ...request.stopIds]
-          return engine
-            .sample({
-              ids: request.ids,
-              stream: request.stream,
-              lora: options.adapters.get(request.model) ?? null,
-              sampling: request.sampling,
-              stopIds
+  /** A model on an engine, as a layer. */
+  static readonly layerEngine = (options: EngineModel): Layer.Layer<TextModel> =>
+    Layer.sync(TextModel, () => makeTextModel(options))
+}
+
+export interface EngineModel {
+  readonly engine: Engine
+  readonly tokenizer: Tokenizer
+  readonly vocabSize: number
+  /** Tokens that end every answer, the tokenizer's end token apart. */
+  readonly endIds: ReadonlyArray<number>
+  /** null: the model has none, and chat is refused with a message. */
+  readonly template: ChatTemplate | null
+  readonly id: string
+  readonly adapters: ReadonlyMap<string, Lora>
+}
+
+/** A model on an engine; `adapters` by the name that requests ask for. */
+export const makeTextModel = (options: EngineModel): TextModel["Service"] => {
+  const { engine, tokenizer, template } = options
+  return TextModel.of({
+    models: [
+      { id: options.id, parent: null },
+      ...[...options.adapters.keys()].map((id) => ({ id, parent: options.id }))
+    ],
+    vocabSize: options.vocabSize,
+    limits: engine.limits,
+    encode: (text) => tokenizer.encode(text, { addSpecialTokens: true }),
+    decode: (ids) => tokenizer.decode(ids),
+    encodeChat: (messages, renderOptions) =>
+      template === null
+        ? Effect.fail(
+            ModelError.missing({
+              operation: "chat",
+              message: "the model has no chat template; use /v1/completions with plain text"
             })
-            .pipe(
-              Stream.mapError((error) => new TextModelError({ message: error.message })),
-              textChunks(tokenizer, { stop: request.stop, endIds: new Set(stopIds) })
-            )
-        },
-        stats: engine.stats
-      })
-    )
-  }
+          )
+        : Effect.map(template.render(messages, renderOptions), (text) => tokenizer.encode(text)),
+    sample: (request) => {
+      // an instruction model ends its turn with a token that config.json may not list
+      const stopIds = [...options.endIds, tokenizer.eosId, ...request.stopIds]
+      return engine
+        .sample({
+          ids: request.ids,
+          stream: request.stream,
+          lora: options.adapters.get(request.model) ?? null,
+          sampling: request.sampling,
+          stopIds
+        })
+        .pipe(
+          Stream.mapError((error) => new TextModelError({ message: error.message })),
+          textChunks(tokenizer, { stop: request.stop, endIds: new Set(stopIds) })
+        )
+    },
+    stats: engine.stats
+  })
 }

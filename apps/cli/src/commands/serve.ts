@@ -1,55 +1,24 @@
 /** `srcode serve`: a model and its adapters behind an OpenAI-compatible HTTP API, until a signal. */
-import * as nodePath from "node:path"
 import { UserError } from "@srcode/domain"
-import {
-  type Adapter,
-  type ChatTemplate,
-  type Lora,
-  loadChatTemplate,
-  loadConfig,
-  loadModel,
-  loadModelTokenizer,
-  locateAdapter,
-  locateModel,
-  type ModelConfig,
-  makeEngine,
-  readAdapter,
-  uploadLora
-} from "@srcode/model"
 import { checkAddress, checkSettings, serve as listen, type ServeSettings, TextModel } from "@srcode/serve"
 import { Config, Console, Duration, Effect, Layer, Option, Redacted, Schema } from "effect"
 import { Command, Flag } from "effect/cli"
 import { gpuLayerFromFlags, progressLayer } from "../layers.ts"
-import { modelFlag } from "./score.ts"
+import { modelFlags } from "../model.ts"
+import { openTextModel } from "../textModel.ts"
 
 const positive = Schema.Int.check(Schema.isGreaterThan(0))
 
 /** Bytes of a request's body: enough for any context here, small enough to be parsed without a pause. */
 const maxBodyBytes = 4 * 1024 * 1024
-/** Prompt tokens computed between two bursts: what other sequences wait at most. */
-const prefillTokens = 512
-
-/** NAME=DIR pairs as they were given; a name that appears twice, or that is the model's own, would hide an adapter. */
-const readAdapters = Effect.fnUntraced(function* (pairs: ReadonlyArray<string>, modelId: string, config: ModelConfig) {
-  const adapters = new Map<string, Adapter>()
-  for (const pair of pairs) {
-    const at = pair.indexOf("=")
-    const [name, place] = [pair.slice(0, at), pair.slice(at + 1)]
-    if (at < 1 || place === "")
-      return yield* new UserError({ message: `--adapter ${pair}: give NAME=DIR, the name that requests ask for` })
-    if (name === modelId || adapters.has(name))
-      return yield* new UserError({ message: `--adapter ${pair}: the name ${name} is taken; choose another` })
-    adapters.set(name, yield* readAdapter(yield* locateAdapter(place), config))
-  }
-  return adapters
-})
-
-/** The template of a folder, or null where it has none. */
-const findTemplate = (directory: string) =>
-  loadChatTemplate(directory).pipe(
-    Effect.map((template): ChatTemplate | null => template),
-    Effect.catchReason("ModelError", "Missing", () => Effect.succeed(null))
-  )
+/** `NAME=DIR` in two. */
+const namedAdapter = (pair: string): Effect.Effect<readonly [string, string], UserError> => {
+  const at = pair.indexOf("=")
+  const [name, place] = [pair.slice(0, at), pair.slice(at + 1)]
+  return at < 1 || place === ""
+    ? Effect.fail(new UserError({ message: `--adapter ${pair}: give NAME=DIR, the name that requests ask for` }))
+    : Effect.succeed([name, place])
+}
 
 /** `--api-key`, else `SRCODE_API_KEY`; an empty variable counts as not set. */
 const chosenKey = Effect.fnUntraced(function* (flag: Option.Option<Redacted.Redacted>) {
@@ -61,7 +30,7 @@ const chosenKey = Effect.fnUntraced(function* (flag: Option.Option<Redacted.Reda
 export const serve = Command.make(
   "serve",
   {
-    model: modelFlag,
+    ...modelFlags,
     adapter: Flag.String("adapter").pipe(
       Flag.withDescription("An adapter that answers under NAME: a PEFT folder; may be given several times"),
       Flag.withMetavar("NAME=DIR"),
@@ -123,47 +92,24 @@ export const serve = Command.make(
     }
     yield* checkSettings(settings)
     yield* checkAddress(settings)
+    const adapters = yield* Effect.forEach(flags.adapter, namedAdapter)
     const program = Effect.gen(function* () {
-      const directory = yield* locateModel(flags.model)
-      // a folder's own name, or the id as it was given
-      const id = directory === flags.model ? nodePath.basename(nodePath.resolve(directory)) : flags.model
-      const adapters = yield* readAdapters(flags.adapter, id, yield* loadConfig(directory))
-      const template = yield* findTemplate(directory)
-      const model = yield* loadModel(
-        directory,
-        Option.isSome(flags.maxTokens) ? { maxTokens: flags.maxTokens.value } : {}
-      )
-      const tokenizer = yield* loadModelTokenizer(model)
-      const loras = new Map<string, Lora>()
-      for (const [name, adapter] of adapters) loras.set(name, yield* uploadLora(model.config, adapter))
-      const maxTokens = model.decoder.rope.positions
-      const engine = yield* makeEngine(model.decoder, {
+      const opened = yield* openTextModel(flags, {
+        adapters,
         maxSequences: flags.maxSequences,
-        maxTokens,
-        prefillTokens: Math.min(prefillTokens, maxTokens),
-        rank: Math.max(1, ...[...loras.values()].map((lora) => lora.rank))
+        maxTokens: Option.getOrUndefined(flags.maxTokens)
       })
-      const server = yield* listen(settings).pipe(
-        Effect.provide(
-          TextModel.layerEngine({
-            engine,
-            tokenizer,
-            template,
-            vocabSize: model.config.vocabSize,
-            endIds: model.config.eosTokenIds,
-            id,
-            adapters: loras
-          })
-        )
-      )
-      const names = [id, ...loras.keys()].join(", ")
+      const { text } = opened
+      const server = yield* Effect.provideService(listen(settings), TextModel, text)
+      const names = text.models.map(({ id }) => id).join(", ")
+      const { maxSequences, maxTokens } = text.limits
       yield* Console.log(
-        `serving ${names} at ${server.url}/v1: ${engine.limits.maxSequences} sequences of ${engine.limits.maxTokens} tokens; Ctrl-C stops`
+        `serving ${names} at ${server.url}/v1: ${maxSequences} sequences of ${maxTokens} tokens; Ctrl-C stops`
       )
-      if (template === null)
-        yield* Console.error(`srcode: ${directory} has no chat template; only /v1/completions answers`)
+      if (!opened.hasTemplate)
+        yield* Console.error(`srcode: ${opened.model.directory} has no chat template; only /v1/completions answers`)
       yield* Effect.addFinalizer(() =>
-        Effect.flatMap(engine.stats, ({ running, waiting }) =>
+        Effect.flatMap(text.stats, ({ running, waiting }) =>
           running + waiting === 0
             ? Effect.void
             : Console.error(

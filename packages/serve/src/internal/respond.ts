@@ -63,7 +63,11 @@ const streamed = Effect.fnUntraced(function* (wanted: Wanted, shape: Shape, choi
       const error =
         known === undefined ? internalError("internal error; see the server's log") : asApiError(known.error)
       return Stream.concat(
-        Stream.fromEffectDrain(Effect.logError("a stream failed", cause)),
+        Stream.fromEffectDrain(
+          known === undefined
+            ? Effect.logError("a stream failed", cause)
+            : Effect.logError(`a stream failed: ${known.error.message}`)
+        ),
         Stream.make(event(error.body))
       )
     }),

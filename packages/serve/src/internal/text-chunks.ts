@@ -3,9 +3,8 @@
  * the end token out; a token's log-probability comes with the piece that completes its bytes, so tokens of a stop
  * string that is cut off are never told.
  */
-import type { TokenChunk, Tokenizer } from "@srcode/model"
+import { makeDetokenizer, type TokenChunk, type Tokenizer } from "@srcode/model"
 import { Stream } from "effect"
-import { makeDetokenizer } from "./detokenizer.ts"
 
 export interface TextToken {
   readonly bytes: Uint8Array
@@ -22,7 +21,7 @@ export interface TextChunk {
 }
 
 interface Pending extends TextToken {
-  readonly start: number
+  /** Bytes of the text up to the end of this token. */
   readonly end: number
 }
 
@@ -32,38 +31,43 @@ const makeState = (
   tokenizer: Tokenizer,
   options: { readonly stop: ReadonlyArray<string>; readonly endIds: ReadonlySet<number> }
 ) => {
-  const detokenizer = makeDetokenizer(tokenizer, { stop: options.stop })
-  let pending: Array<Pending> = []
-  let [taken, told, sampled] = [0, 0, 0]
+  // The answer goes on from its prompt: a leading space is part of it.
+  const detokenizer = makeDetokenizer(tokenizer, { stop: options.stop, skipSpecialTokens: true, continuation: true })
+  let pending: ReadonlyArray<Pending> = []
+  let [taken, told, released, sampled] = [0, 0, 0, 0]
 
-  /** The tokens whose bytes the text has reached; with `last` those that it reaches in part, too. */
-  const release = (last: boolean): ReadonlyArray<TextToken> => {
-    const reached = pending.findIndex((token) => (last ? token.start >= told : token.end > told))
-    const count = reached < 0 ? pending.length : reached
-    const out = pending.slice(0, count)
-    pending = pending.slice(count)
+  const release = (count: number): ReadonlyArray<TextToken> => {
+    const out = pending.slice(0, Math.max(0, count))
+    pending = pending.slice(out.length)
+    released += out.length
     return out
+  }
+  /** The tokens whose bytes the text has reached. */
+  const reached = (): number => {
+    const beyond = pending.findIndex((token) => token.end > told)
+    return beyond < 0 ? pending.length : beyond
   }
 
   return (chunk: TokenChunk): TextChunk => {
     const last = chunk.ids.at(-1)
     const ended = chunk.finish === "stop" && last !== undefined && options.endIds.has(last)
     const ids = ended ? chunk.ids.slice(0, -1) : chunk.ids
-    ids.forEach((id, i) => {
+    const fresh = ids.map((id, i): Pending => {
       const bytes = tokenizer.specialIds.has(id) ? new Uint8Array(0) : tokenizer.tokenBytes(id)
-      pending.push({ bytes, logProb: chunk.logProbs[i] ?? Number.NaN, start: taken, end: taken + bytes.length })
       taken += bytes.length
+      return { bytes, logProb: chunk.logProbs[i] ?? Number.NaN, end: taken }
     })
+    pending = [...pending, ...fresh]
     const before = sampled
     sampled += chunk.ids.length
     const { text, stopped } = detokenizer.push(ids)
     if (stopped !== null) {
-      told += utf8Length(text)
-      return { text, tokens: release(true), sampled: Math.max(before, stopped.tokens), finish: "stop" }
+      const tokens = release(stopped.textTokens - released)
+      return { text, tokens, sampled: Math.max(before, stopped.tokens), finish: "stop" }
     }
     const whole = chunk.finish === null ? text : text + detokenizer.finish()
     told = chunk.finish === null ? told + utf8Length(whole) : Number.POSITIVE_INFINITY
-    return { text: whole, tokens: release(false), sampled, finish: chunk.finish }
+    return { text: whole, tokens: release(reached()), sampled, finish: chunk.finish }
   }
 }
 
