@@ -2,15 +2,23 @@
 import { Analyzer, CodeQl } from "@srcode/codeql"
 import { CorpusJudge, Dataset } from "@srcode/dataset"
 import { UserError } from "@srcode/domain"
-import { type DeviceChoice, deviceChoices, GpuDawn } from "@srcode/gpu"
+import { type DeviceChoice, deviceChoices, Gpu, GpuDawn, gpuError, NoAdapter } from "@srcode/gpu"
 import { Progress } from "@srcode/pipeline"
 import { Sandbox } from "@srcode/sandbox"
 import { Teacher, TeacherChat, TeacherReplay, TeacherRules } from "@srcode/teacher"
 import { Trainer } from "@srcode/trainer"
-import { Config, Effect, Layer, Option } from "effect"
+import { Config, Context, Effect, Layer, Option } from "effect"
 import { Flag } from "effect/cli"
 import { makeProgress } from "./progress.ts"
 import { fileFlag, srcode } from "./root.ts"
+
+/** The null device checks shaders and dispatches and computes nothing: its zeros must not be taken for results. */
+const withoutResults = (gpu: typeof Gpu.Service) =>
+  Gpu.of({
+    ...gpu,
+    read: () =>
+      Effect.fail(gpuError(new NoAdapter({ requested: "null", hint: "it computes nothing; choose another --device" })))
+  })
 
 /** The compute device for a choice; `SRCODE_GPU_MEMORY` (bytes) bounds what it may allocate. */
 export const gpuLayer = (device: DeviceChoice) =>
@@ -20,7 +28,10 @@ export const gpuLayer = (device: DeviceChoice) =>
         Config.withDefault(0),
         Effect.mapError(() => new UserError({ message: "SRCODE_GPU_MEMORY must be a number of bytes" }))
       )
-      return GpuDawn.layerWith(memory > 0 ? { device, memory } : { device })
+      const layer = GpuDawn.layerWith(memory > 0 ? { device, memory } : { device })
+      return device === "null"
+        ? layer.pipe(Layer.flatMap((context) => Layer.succeed(Gpu, withoutResults(Context.get(context, Gpu)))))
+        : layer
     })
   )
 

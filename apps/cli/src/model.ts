@@ -2,8 +2,7 @@
  * How commands open a model: the flags they share, what a model argument means, and loading. The memory plan is printed
  * to stderr before a weight is read, and a plan that does not fit is refused with the missing bytes.
  */
-import { UserError } from "@srcode/domain"
-import { describePlan, Gpu, type GpuError, planMemory, requireMemory, type Section } from "@srcode/gpu"
+import { describePlan, type Gpu, type GpuError, planMemory, requireMemory, type Section } from "@srcode/gpu"
 import {
   allocDecoder,
   allocLora,
@@ -96,10 +95,6 @@ export const openModel = Effect.fn("openModel")(function* (
     readonly also?: AlsoNeeded
   } = {}
 ) {
-  const gpu = yield* Gpu
-  if (gpu.info.backend === "null") {
-    return yield* new UserError({ message: "the null device computes nothing; choose another --device" })
-  }
   const directory = yield* locateModel(choice.model)
   const { dtype, quantize } = choice
   const checkpoint = yield* openCheckpoint(directory, {

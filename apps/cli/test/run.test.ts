@@ -206,12 +206,7 @@ describe.concurrent("run", () => {
   refused("settings that are not JSON", ["--config", "c.json"], ["c.json", "not JSON"], file("c.json", "{,}"))
   refused("settings that are no object", ["--config", "c.json"], ["c.json", "JSON object"], file("c.json", "[1]"))
   refused("a settings file that is not there", ["--config", "c.json"], ["c.json does not exist"])
-  refused(
-    "a model that is not there",
-    ["--config", "c.json"],
-    ["nowhere/config.json"],
-    file("c.json", '{"model":"nowhere"}')
-  )
+  refused("a model that is not there", ["--config", "c.json"], ["nowhere"], file("c.json", '{"model":"nowhere"}'))
   refused(
     "a data file that is not there",
     ["--config", "c.json", "--data", "rows.jsonl"],

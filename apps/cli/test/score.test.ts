@@ -122,7 +122,6 @@ describe.concurrent("numbers", () => {
 })
 
 describe.concurrent("input that is wrong gets one line, and the output keeps what it held", () => {
-  /** On the null device: nothing is computed before the fault is found. */
   const refused = (
     name: string,
     input: string,
@@ -135,7 +134,7 @@ describe.concurrent("input that is wrong gets one line, and the output keeps wha
         fs.writeFileSync(nodePath.join(folder, "out.jsonl"), "as it was\n")
         const model = options.model?.() ?? at("micro")
         const flags = ["--model", model, "--input", "in.jsonl", "--out", "out.jsonl", ...(options.flags ?? [])]
-        isUserError(await run(["score", ...flags], { cwd: folder }), ...texts)
+        isUserError(await compute(["score", ...flags], { cwd: folder }), ...texts)
         assert.deepStrictEqual(fs.readdirSync(folder).sort(), ["in.jsonl", "out.jsonl"])
         assert.strictEqual(fs.readFileSync(nodePath.join(folder, "out.jsonl"), "utf8"), "as it was\n")
       })
@@ -152,7 +151,7 @@ describe.concurrent("input that is wrong gets one line, and the output keeps wha
   refused("an empty file", "", ["in.jsonl", "no rows"])
   refused("text for a model without a tokenizer", `${good}{"prompt":"a","completion":"b"}\n`, ["tokenizer.json"])
   refused("no such model", good, ["nowhere"], { model: () => at("nowhere") })
-  refused("no such adapter", good, ["adapter_config.json", "nowhere"], { flags: ["--adapter", at("nowhere")] })
+  refused("no such adapter", good, ["nowhere", "nowhere"], { flags: ["--adapter", at("nowhere")] })
 
   /** A copy of the model folder with something done to it. */
   const broken = (name: string, change: (folder: string) => void) => () => {
@@ -217,7 +216,7 @@ describe.concurrent("input that is wrong gets one line, and the output keeps wha
       fs.writeFileSync(nodePath.join(folder, "in.jsonl"), good)
       const command = ["score", "--model", at("micro"), "--input", "in.jsonl", "--out"]
       isUserError(await run([...command, "in.jsonl/out.jsonl"], { cwd: folder }), "in.jsonl/out.jsonl")
-      isUserError(await run([...command, "."], { cwd: folder }), "cannot write")
+      isUserError(await compute([...command, "."], { cwd: folder }), "cannot write")
       assert.deepStrictEqual(fs.readdirSync(folder), ["in.jsonl"])
     }))
 

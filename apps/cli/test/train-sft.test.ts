@@ -252,7 +252,7 @@ describe.concurrent("settings and rows that are wrong get one line", () => {
   )
   refused("no rows", { rows: [] }, "rows.jsonl", "no rows")
   refused("rows of text without a tokenizer", { rows: [{ prompt: "a", completion: "b" }] }, "tokenizer.json")
-  refused("an adapter that is not there", { flags: ["--init-adapter", "nowhere"] }, "nowhere/adapter_config.json")
+  refused("an adapter that is not there", { flags: ["--init-adapter", "nowhere"] }, "nowhere")
 
   it("an adapter of another model", () =>
     inFolder(async (folder) => {

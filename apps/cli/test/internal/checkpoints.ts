@@ -140,7 +140,8 @@ export const ownLines = (ended: Ended): ReadonlyArray<string> =>
 
 /** One line on stderr with these texts, exit code 1, no stack trace; progress lines of stages may stand before it. */
 export const isUserError = (ended: Ended, ...texts: ReadonlyArray<string>): void => {
-  const lines = ownLines(ended).filter((line) => !/^[a-z][a-z0-9 -]*: \d+/.test(line))
+  // Where a stage stands, and the memory plan, may come before the error.
+  const lines = ownLines(ended).filter((line) => !/^[a-z][a-z0-9 -]*: \d+|; memory plan: /.test(line))
   assert.lengthOf(lines, 1, ended.stderr)
   assert.match(lines[0] ?? "", /^srcode: /)
   for (const text of texts) assert.include(lines[0], text)
