@@ -8,7 +8,10 @@ import { cpus } from "node:os"
 import { parseArgs } from "node:util"
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { deviceChoices, Gpu, GpuDawn } from "@srcode/gpu"
+import { dtypeChoices, quantizations } from "@srcode/model"
 import { Clock, Console, DateTime, Effect, FileSystem, Layer, Path } from "effect"
+import { measureCheckpoint } from "./checkpoint/checkpoint.ts"
+import { measureVariant } from "./checkpoint/variant.ts"
 import { engine } from "./engine.ts"
 import { comparePeers, peerNames } from "./peers/report.ts"
 
@@ -19,7 +22,10 @@ const { values, positionals } = parseArgs({
     device: { type: "string", default: "auto" },
     rounds: { type: "string", default: "5" },
     peers: { type: "string", default: peerNames.join(",") },
-    only: { type: "string", default: "" }
+    only: { type: "string", default: "" },
+    model: { type: "string" },
+    dtype: { type: "string" },
+    quantize: { type: "string" }
   }
 })
 const device = deviceChoices.find((d) => d === values.device) ?? "auto"
@@ -37,6 +43,17 @@ const subjects = {
       rounds,
       peers: list(values.peers),
       only: (["matmul", "layer", "generate"] as const).filter((kind) => list(values.only).includes(kind))
+    })
+  },
+  checkpoint: { suffix: "checkpoint-", run: measureCheckpoint({ model: values.model, device, rounds }) },
+  // One precision of a checkpoint, for the process that `checkpoint` starts.
+  variant: {
+    suffix: "variant-",
+    run: measureVariant({
+      model: values.model ?? ".",
+      dtype: dtypeChoices.find((d) => d === values.dtype) ?? "auto",
+      quantize: quantizations.find((q) => q === values.quantize) ?? "none",
+      rounds
     })
   }
 }
