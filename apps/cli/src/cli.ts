@@ -15,6 +15,7 @@ import { run } from "./commands/run.ts"
 import { score } from "./commands/score.ts"
 import { serve } from "./commands/serve.ts"
 import { train } from "./commands/train/index.ts"
+import { verifyAdapterCommand } from "./commands/verify-adapter.ts"
 import { runToExitCode } from "./errors.ts"
 import { srcode } from "./root.ts"
 
@@ -31,6 +32,7 @@ const command = srcode.pipe(
     pull,
     rewards,
     exportCommand,
+    verifyAdapterCommand,
     pretrain
   ])
 )

@@ -111,9 +111,7 @@ describe.concurrent("export merged", () => {
   refused("someone's folder, insisting", () => merged("--out", "precious", "--overwrite"), "config.json")
   refused("a folder that is read", () => merged("--out", at("micro"), "--overwrite"), "which is read")
   refused("a place where nothing can be made", () => merged("--out", "/proc/srcode/x"), "/proc")
-  refused("nothing as target", () => merged("--out", ""), "--out")
   refused("a size that is none", () => merged("--out", "x", "--shard-size", "5 parsecs"), "5GB")
-  refused("a dtype that is none", () => merged("--out", "x", "--dtype", "f8"), "dtype")
 
   it("a broken model or adapter is named and nothing is written", () =>
     inFolder(async (folder) => {

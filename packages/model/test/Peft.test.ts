@@ -1,7 +1,15 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, FileSystem } from "effect"
 import { type LinearModule, linearModules, linearShapes, type ModelConfig } from "../src/Config.ts"
-import { type AdapterToWrite, type LoraKey, type LoraPair, loraKey, readAdapter, writeAdapter } from "../src/Peft.ts"
+import {
+  type AdapterToWrite,
+  adapterShapes,
+  type LoraKey,
+  type LoraPair,
+  loraKey,
+  readAdapter,
+  writeAdapter
+} from "../src/Peft.ts"
 import { openSafetensors } from "../src/Safetensors.ts"
 import { type TensorToWrite, writeSafetensors } from "../src/SafetensorsWriter.ts"
 import { readValueHead, writeValueHead } from "../src/ValueHeadFile.ts"
@@ -265,6 +273,103 @@ describe("Peft", () => {
       assert.strictEqual(yield* fs.readFileString(`${directory}/other.txt`), "kept")
       assert.strictEqual((yield* fs.readDirectory(directory)).length, 3)
       yield* failsWith(writeAdapter(`${directory}/other.txt/x`, config, next), "Io")
+    }).pipe(Effect.provide(platform))
+  )
+})
+
+describe("names of real models' adapters", () => {
+  const sizes = (
+    modelType: ModelConfig["modelType"],
+    layers: number,
+    hidden: number,
+    kv: number,
+    ffn: number
+  ): ModelConfig => ({
+    ...config,
+    modelType,
+    numLayers: layers,
+    hiddenSize: hidden,
+    intermediateSize: ffn,
+    headDim: 128,
+    numHeads: hidden / 128,
+    numKeyValueHeads: kv / 128
+  })
+  const count = (shapes: ReadonlyMap<string, ReadonlyArray<number>>) =>
+    [...shapes.values()].reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0)
+
+  it("Qwen2.5-7B: 392 tensors of 2,523,136 numbers a rank, under PEFT's names", () => {
+    const shapes = adapterShapes(sizes("qwen2", 28, 3584, 512, 18_944), 1)
+    assert.strictEqual(shapes.size, 392)
+    assert.strictEqual(count(shapes), 2_523_136)
+    const expected: Array<string> = []
+    for (let layer = 0; layer < 28; layer++) {
+      for (const path of [
+        "self_attn.q",
+        "self_attn.k",
+        "self_attn.v",
+        "self_attn.o",
+        "mlp.gate",
+        "mlp.up",
+        "mlp.down"
+      ]) {
+        for (const half of ["A", "B"])
+          expected.push(`base_model.model.model.layers.${layer}.${path}_proj.lora_${half}.weight`)
+      }
+    }
+    assert.sameMembers([...shapes.keys()], expected)
+    const at = (name: string) => shapes.get(`base_model.model.model.layers.27.${name}.weight`)
+    assert.deepStrictEqual(at("mlp.down_proj.lora_A"), [1, 18_944])
+    assert.deepStrictEqual(at("self_attn.v_proj.lora_B"), [512, 1])
+    assert.strictEqual(count(adapterShapes(sizes("qwen2", 28, 3584, 512, 18_944), 16)), 16 * 2_523_136)
+    assert.strictEqual(adapterShapes(sizes("qwen2", 28, 3584, 512, 18_944), 1, ["q_proj", "v_proj"]).size, 112)
+  })
+
+  it("CodeLlama 7B and Qwen3 8B: the same names in as many layers", () => {
+    const llama = adapterShapes(sizes("llama", 32, 4096, 4096, 11_008), 8)
+    assert.strictEqual(llama.size, 448)
+    assert.strictEqual(count(llama), 8 * 2_498_560)
+    const qwen3 = adapterShapes(sizes("qwen3", 36, 4096, 1024, 12_288), 8)
+    assert.strictEqual(qwen3.size, 504)
+    assert.sameMembers(
+      [...llama.keys()],
+      [...qwen3.keys()].filter((name) => !/layers\.3[2-5]\./.test(name))
+    )
+  })
+
+  it.effect("the whole adapter of 7B's 392 names goes to disk and comes back, at rank 1 and narrow sizes", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryFolder
+      for (const modelType of ["qwen2", "llama", "qwen3"] as const) {
+        const narrow: ModelConfig = { ...config, modelType, numLayers: 28 }
+        const random = seeded(9)
+        const tensors = new Map<LoraKey, LoraPair>()
+        for (let layer = 0; layer < 28; layer++) {
+          for (const module of linearModules) {
+            const [out, input] = linearShapes(narrow)[module]
+            const numbers = (length: number) => Float32Array.from({ length }, () => random() - 0.5)
+            tensors.set(loraKey(layer, module), { a: numbers(input), b: numbers(out) })
+          }
+        }
+        const adapter = {
+          rank: 1,
+          alpha: 2,
+          useRslora: true,
+          targetModules: linearModules,
+          baseModel: "org/7b",
+          tensors
+        }
+        yield* writeAdapter(directory, narrow, adapter)
+        const names = yield* Effect.scoped(
+          Effect.map(openSafetensors(weights(directory)), (file) => [...file.tensors.keys()])
+        )
+        assert.lengthOf(names, 392)
+        assert.sameMembers(names, [...adapterShapes(narrow, 1).keys()])
+        assert.deepStrictEqual(yield* readAdapter(directory, narrow), {
+          ...adapter,
+          targetModules: [...linearModules],
+          scale: 2
+        })
+      }
     }).pipe(Effect.provide(platform))
   )
 })

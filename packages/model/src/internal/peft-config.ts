@@ -27,7 +27,8 @@ const empty = (value: unknown): boolean =>
 const plainInit = (value: unknown): boolean =>
   typeof value === "boolean" || value === null || value === "gaussian" || value === "orthogonal" || value === "eva"
 
-const demands: Readonly<Record<string, (value: unknown) => boolean>> = {
+/** Options that change the arithmetic, each with the test that says when it is harmless. */
+export const demands: Readonly<Record<string, (value: unknown) => boolean>> = {
   bias: (v) => v === "none" || v === null,
   use_dora: empty,
   use_qalora: empty,
