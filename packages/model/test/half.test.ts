@@ -1,6 +1,7 @@
 /** The 16-bit formats against their definitions, value by value. */
 import { assert, describe, it } from "@effect/vitest"
-import { decodeBf16, decodeF16, encodeBf16, encodeF16 } from "../src/internal/half.ts"
+import { decodeBf16, decodeF16, encodeBf16, encodeF16, roundToOdd } from "../src/internal/half.ts"
+import { rounded } from "./reference/exported.ts"
 import { below, seeded } from "./support.ts"
 
 /** The number behind an f16 bit pattern, from the definition of the format. */
@@ -108,5 +109,35 @@ describe("bf16", () => {
       else if (Math.abs(x) > 2 ** -120 && Number.isFinite(wide[i]!))
         assert.isAtMost(Math.abs(wide[i]! - x), Math.abs(x) * 2 ** -8)
     }
+  })
+})
+
+describe("rounding through odd", () => {
+  it("equals rounding once, at ties, around them, at subnormals and beyond the largest number", () => {
+    const random = seeded(1)
+    const values = Array.from({ length: 20_000 }, (_, i) => {
+      const kind = i % 4
+      const sign = i % 2 === 0 ? 1 : -1
+      const exponent =
+        kind === 0 ? -30 + below(random, 50) : kind === 1 ? -140 + below(random, 260) : -24 + below(random, 40)
+      const mantissa = 1 + (kind === 2 ? below(random, 4096) / 4096 : random())
+      // ties of the 16-bit formats, moved by less than f32 can tell
+      return sign * mantissa * 2 ** exponent * (kind === 2 ? 1 + [0, 1, -1][i % 3]! * 2 ** -40 : 1)
+    })
+    const source = Float64Array.from(values)
+    const [bf16, f16] = [encodeBf16(roundToOdd(source)), encodeF16(roundToOdd(source))]
+    for (const [i, x] of values.entries()) {
+      const exact = rounded.BF16(x)
+      assert.strictEqual(new Float32Array(Uint32Array.of(bf16[i]! << 16).buffer)[0], Math.fround(exact), `${x}`)
+      const half = rounded.F16(x)
+      const bits = encodeF16(
+        Float32Array.of(Math.abs(half) >= 65_520 ? Math.sign(half) * Number.POSITIVE_INFINITY : half)
+      )
+      assert.strictEqual(f16[i], bits[0], `${x}`)
+    }
+    // through plain f32 this tie is made up: just above the middle of two bf16 numbers
+    const above = 1 + 2 ** -8 + 2 ** -40
+    assert.strictEqual(encodeBf16(Float32Array.of(above))[0], 0x3f80)
+    assert.strictEqual(encodeBf16(roundToOdd(Float64Array.of(above)))[0], 0x3f81)
   })
 })
