@@ -33,7 +33,7 @@ export interface Detokenizer {
   readonly push: (ids: Iterable<number>) => Detokenized
   /**
    * The rest of the text when no more tokens come; an unfinished character becomes U+FFFD. Empty after a stop and when
-   * called again.
+   * called again. Should that character complete a stop string, a push of no tokens says so.
    */
   readonly finish: () => string
 }
