@@ -12,13 +12,14 @@ import * as fs from "node:fs"
 import * as os from "node:os"
 import * as nodePath from "node:path"
 import { RunManifest } from "@srcode/domain"
-import { Context, Effect, Layer, Result, Schema, type Scope, Stream } from "effect"
+import { Context, Effect, Layer, Schema, type Scope, Stream } from "effect"
+import { type LineAppender, openAppender } from "./Appender.ts"
 import { readJson, readText, writeFileAtomic, writeJson } from "./Files.ts"
 import { hashFile } from "./Hash.ts"
 import { failure, writeFailure } from "./internal/failure.ts"
-import { cutTornLine, filesUnder, makeDirectory, sweepTemporaries, writeAll } from "./internal/files.ts"
+import { filesUnder, makeDirectory, sweepTemporaries } from "./internal/files.ts"
 import { acquire, release } from "./internal/lock.ts"
-import { encodeJsonLine, type ReadOptions, readJsonLines, writeJsonLines } from "./JsonLines.ts"
+import { type ReadOptions, readJsonLines, writeJsonLines } from "./JsonLines.ts"
 import { type MetricLine, type MetricsWriter, openMetrics, readMetrics } from "./Metrics.ts"
 import type { StoreError } from "./StoreError.ts"
 
@@ -51,11 +52,6 @@ export interface StageResult {
   readonly skipped: boolean
   /** SHA-256 (hex) by relative path, sorted: feed these into the inputs hash of the next stage. */
   readonly outputs: Readonly<Record<string, string>>
-}
-
-export interface LineAppender<A> {
-  /** Appends one line and waits until it is on the disk. */
-  append(value: A): Effect.Effect<void, StoreError>
 }
 
 export class RunStore extends Context.Service<
@@ -144,34 +140,7 @@ const make = Effect.fnUntraced(function* (directory: string) {
       catch: writeFailure(path(relative))
     })
 
-  const appender = Effect.fn("RunStore.appender")(function* <A, I>(relative: string, schema: Schema.Codec<A, I>) {
-    const file = path(relative)
-    const fd = yield* Effect.acquireRelease(
-      Effect.try({
-        try: () => {
-          makeDirectory(nodePath.dirname(file))
-          cutTornLine(file)
-          return fs.openSync(file, "a")
-        },
-        catch: writeFailure(file)
-      }),
-      (fd) => Effect.sync(() => fs.closeSync(fd))
-    )
-    const encode = encodeJsonLine(file, schema)
-    const append = (value: A) =>
-      Effect.suspend(() => {
-        const line = encode(value)
-        if (Result.isFailure(line)) return Effect.fail(line.failure)
-        return Effect.try({
-          try: () => {
-            writeAll(fd, new TextEncoder().encode(line.success))
-            fs.fdatasyncSync(fd)
-          },
-          catch: writeFailure(file)
-        })
-      })
-    return { append }
-  })
+  const appender = <A, I>(relative: string, schema: Schema.Codec<A, I>) => openAppender(path(relative), schema)
 
   /** Hashes of all files at or under the given paths; null when one is not there. */
   const hashOutputs = Effect.fnUntraced(function* (paths: ReadonlyArray<string>) {
