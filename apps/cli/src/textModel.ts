@@ -12,25 +12,29 @@ import {
   type Lora,
   loadChatTemplate,
   loadConfig,
-  loadModelTokenizer,
+  loadTokenizer,
   locateAdapter,
   locateModel,
-  type Model,
   type ModelConfig,
   makeEngine,
   readAdapter,
+  type Tokenizer,
   uploadLora
 } from "@srcode/model"
-import { makeTextModel, type TextModel } from "@srcode/serve"
+import { makeTextModel } from "@srcode/serve"
 import { Effect } from "effect"
 import { type ModelChoice, openModel } from "./model.ts"
 
-export interface OpenedTextModel {
-  readonly text: TextModel["Service"]
-  readonly model: Model
-  /** The base model's name. */
+/** What is known of a model before its weights are read: enough to tell whether prompts fit. */
+export interface TextModelFiles {
+  readonly directory: string
+  /** The base model's name: its folder's, or the id as it was given. */
   readonly id: string
-  readonly hasTemplate: boolean
+  readonly config: ModelConfig
+  readonly tokenizer: Tokenizer
+  /** null: the model has none. */
+  readonly template: ChatTemplate | null
+  readonly adapters: ReadonlyMap<string, Adapter>
 }
 
 /** Prompt tokens computed between two bursts: what other sequences wait at most. */
@@ -58,31 +62,48 @@ const findTemplate = (directory: string) =>
     Effect.catchReason("ModelError", "Missing", () => Effect.succeed(null))
   )
 
+/** Reads everything but the weights. Adapters are named; those names are what `sample` takes as the model. */
+export const readTextModel = Effect.fn("readTextModel")(function* (
+  model: string,
+  adapters: ReadonlyArray<readonly [name: string, place: string]>
+) {
+  const directory = yield* locateModel(model)
+  const id = directory === model ? nodePath.basename(nodePath.resolve(directory)) : model
+  const config = yield* loadConfig(directory)
+  const files: TextModelFiles = {
+    directory,
+    id,
+    config,
+    tokenizer: yield* loadTokenizer(directory),
+    template: yield* findTemplate(directory),
+    adapters: yield* readAdapters(adapters, id, config)
+  }
+  return files
+})
+
+/** Tokens that a sequence of the model may have, within what is asked for (default 4096). */
+export const longestSequence = (files: TextModelFiles, asked = 4096): number =>
+  Math.min(asked, files.config.maxPositionEmbeddings)
+
 /**
- * Opens the model of the flags on the device, in the caller's Scope. `maxTokens` bounds a sequence, prompt and answer
- * together; default: the model's positions, 4096 at most. `sequences` may depend on what fits.
+ * Opens the model on the device, in the caller's Scope. `maxTokens` bounds a sequence, prompt and answer together;
+ * default: the model's positions, 4096 at most.
  */
 export const openTextModel = Effect.fn("openTextModel")(function* (
   choice: ModelChoice,
-  options: {
-    readonly adapters: ReadonlyArray<readonly [name: string, place: string]>
-    readonly maxSequences: number
-    readonly maxTokens: number | undefined
-  }
+  files: TextModelFiles,
+  options: { readonly maxSequences: number; readonly maxTokens?: number }
 ) {
-  const directory = yield* locateModel(choice.model)
-  // a folder's own name, or the id as it was given
-  const id = directory === choice.model ? nodePath.basename(nodePath.resolve(directory)) : choice.model
-  const adapters = yield* readAdapters(options.adapters, id, yield* loadConfig(directory))
-  const template = yield* findTemplate(directory)
-  const engineOptions = (positions: number): EngineOptions => ({
+  const { adapters } = files
+  const maxTokens = longestSequence(files, options.maxTokens)
+  const engineOptions: EngineOptions = {
     maxSequences: options.maxSequences,
-    maxTokens: positions,
-    prefillTokens: Math.min(prefillTokens, positions),
+    maxTokens,
+    prefillTokens: Math.min(prefillTokens, maxTokens),
     rank: Math.max(1, ...[...adapters.values()].map((adapter) => adapter.rank))
-  })
+  }
   const { model } = yield* openModel(choice, {
-    ...(options.maxTokens === undefined ? {} : { maxTokens: options.maxTokens }),
+    maxTokens,
     also: (decoder, section) =>
       Effect.gen(function* () {
         if (adapters.size > 0)
@@ -90,22 +111,18 @@ export const openTextModel = Effect.fn("openTextModel")(function* (
             "adapters",
             Effect.forEach(adapters.values(), (adapter) => allocLora(decoder.config, adapter), { discard: true })
           )
-        yield* section("cache", makeEngine(decoder, engineOptions(decoder.rope.positions)))
+        yield* section("cache", makeEngine(decoder, engineOptions))
       })
   })
-  const tokenizer = yield* loadModelTokenizer(model)
   const loras = new Map<string, Lora>()
   for (const [name, adapter] of adapters) loras.set(name, yield* uploadLora(model.config, adapter))
-  const engine = yield* makeEngine(model.decoder, engineOptions(model.decoder.rope.positions))
-  const text = makeTextModel({
-    engine,
-    tokenizer,
-    template,
+  return makeTextModel({
+    engine: yield* makeEngine(model.decoder, engineOptions),
+    tokenizer: files.tokenizer,
+    template: files.template,
     vocabSize: model.config.vocabSize,
     endIds: model.config.eosTokenIds,
-    id,
+    id: files.id,
     adapters: loras
   })
-  const opened: OpenedTextModel = { text, model, id, hasTemplate: template !== null }
-  return opened
 })

@@ -15,6 +15,7 @@ import {
 } from "./internal/checkpoints.ts"
 import { inFolder, run } from "./internal/process.ts"
 
+const tinyCoder = nodePath.resolve(import.meta.dirname, "../../../packages/model/assets/tiny-coder")
 let shared = ""
 const at = (name: string) => nodePath.join(shared, name)
 
@@ -45,7 +46,7 @@ describe.concurrent("generate", () => {
       )
       assert.isAbove(new Set(rows.map((row) => row.completion)).size, 6)
       for (const row of rows) {
-        assert.hasAllKeys(row, ["prompt", "completion", "truncated", "tokens"])
+        assert.hasAllKeys(row, ["index", "prompt", "completion", "truncated", "tokens", "settings"])
         assert.isTrue(row.tokens === 12 || !row.truncated)
       }
       // one prompt to standard output: the prompt and the same greedy answer
@@ -53,6 +54,80 @@ describe.concurrent("generate", () => {
       const told = succeeds(await compute(["generate", ...one, "--temperature", "0"], { cwd: folder }))
       const [first] = readLines(nodePath.join(folder, "a.jsonl"))
       assert.strictEqual(told.stdout, `${first.prompt}${first.completion}\n`)
+    }))
+
+  it("a batch that was killed goes on where it stopped and ends in the same bytes; other settings are told apart", () =>
+    inFolder(async (folder) => {
+      const lines = Array.from({ length: 40 }, (_, i) =>
+        i % 3 === 2
+          ? { messages: [{ role: "user", content: `int f${i}(` }] }
+          : { prompt: corpus[i % corpus.length]?.slice(0, 8 + i) }
+      )
+      writeLines(nodePath.join(folder, "in.jsonl"), lines)
+      const args = (out: string, ...flags: ReadonlyArray<string>) => [
+        ...["generate", "--model", at("speaking"), "--input", "in.jsonl", "--out", out, "--samples", "2"],
+        ...["--max-tokens", "40", "--max-sequences", "4", "--top-k", "50", "--min-p", "0.02", ...flags]
+      ]
+      const read = (name: string) => fs.readFileSync(nodePath.join(folder, name), "utf8")
+      succeeds(await compute(args("whole.jsonl"), { cwd: folder }))
+      const rows = readLines(nodePath.join(folder, "whole.jsonl"))
+      assert.deepStrictEqual(
+        rows.map((row) => row.index),
+        Array.from({ length: 80 }, (_, i) => i)
+      )
+      assert.deepStrictEqual(rows[4].messages, lines[2]?.messages)
+      assert.strictEqual(rows[4].prompt, undefined)
+      const kill = (signal: NodeJS.Signals, after: number) =>
+        compute(args("cut.jsonl"), {
+          cwd: folder,
+          during: (child) => {
+            const partial = nodePath.join(folder, "cut.jsonl.partial")
+            const timer = setInterval(() => {
+              if (!fs.existsSync(partial) || fs.readFileSync(partial, "utf8").split("\n").length <= after) return
+              clearInterval(timer)
+              child.kill(signal)
+            }, 2)
+            child.once("exit", () => clearInterval(timer))
+          }
+        })
+      assert.strictEqual((await kill("SIGKILL", 8)).signal, "SIGKILL")
+      const stopped = await kill("SIGINT", 20)
+      assert.strictEqual(stopped.code, 130)
+      assert.match(stopped.stderr, /completions are kept/)
+      assert.isFalse(fs.existsSync(nodePath.join(folder, "cut.jsonl")))
+      // another seed is another batch: nothing is mixed, nothing is lost
+      const partial = read("cut.jsonl.partial")
+      isUserError(await compute(args("cut.jsonl", "--seed", "2"), { cwd: folder }), "cut.jsonl.partial", "another file")
+      assert.strictEqual(read("cut.jsonl.partial"), partial)
+      const resumed = succeeds(await compute(args("cut.jsonl"), { cwd: folder }))
+      assert.match(resumed.stderr, /\d\d of 80 completions are there/)
+      assert.strictEqual(read("cut.jsonl"), read("whole.jsonl"))
+      assert.isFalse(fs.existsSync(nodePath.join(folder, "cut.jsonl.partial")))
+    }))
+
+  it("stop strings, a prompt from standard input, and text as it comes", () =>
+    inFolder(async (folder) => {
+      const generate = (...flags: ReadonlyArray<string>) =>
+        compute(["generate", "--model", tinyCoder, "--temperature", "0", "--max-tokens", "60", ...flags], {
+          cwd: folder
+        })
+      const prompt = "int add(int a, int b) {\n"
+      const whole = succeeds(await generate("--prompt", prompt)).stdout
+      const answer = whole.slice(prompt.length, -1)
+      const stop = answer.slice(3, 6)
+      const cut = succeeds(await generate("--prompt", prompt, "--stop", stop, "--stop", "never said"))
+      assert.strictEqual(cut.stdout, `${prompt}${answer.slice(0, answer.indexOf(stop))}\n`)
+      const pieces: Array<string> = []
+      const piped = await compute(
+        ["generate", "--model", tinyCoder, "--temperature", "0", "--max-tokens", "60", "--prompt", "-"],
+        {
+          cwd: folder,
+          input: prompt,
+          during: (child) => child.stdout?.on("data", (data) => pieces.push(String(data)))
+        }
+      )
+      assert.strictEqual(succeeds(piped).stdout, whole)
+      assert.isAbove(pieces.length, 2)
     }))
 
   it("wrong prompts and flags get one line", () =>
@@ -71,6 +146,9 @@ describe.concurrent("generate", () => {
       await refused(["--prompt", "int", "--max-tokens", "100000"], "100000", "--max-tokens")
       await refused(["--prompt", "int", "--temperature", "-1"], "--temperature")
       await refused(["--prompt", "int", "--top-p", "0"], "--top-p")
+      await refused(["--prompt", "int", "--top-k", "-1"], "--top-k")
+      await refused(["--prompt", "int", "--min-p", "2"], "--min-p")
+      await refused(["--prompt", "int", "--stop", ""], "--stop")
       assert.isFalse(fs.existsSync(nodePath.join(folder, "o.jsonl")))
     }))
 })

@@ -1,45 +1,178 @@
-/** `srcode generate`: completions of a prompt, or of a file of prompts. */
+/**
+ * `srcode generate`: completions of a prompt as it is typed out, or of a file of prompts or conversations.
+ *
+ * A file's completions are kept as they are done: a killed batch goes on where it stopped and ends in the same bytes.
+ */
 import { UserError } from "@srcode/domain"
-import { loadModelTokenizer, type Model, makeGenerator, promptIds, type Tokenizer } from "@srcode/model"
-import { report, respond } from "@srcode/pipeline"
-import { readJsonLinesNumbered, writeJsonLines } from "@srcode/store"
-import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
+import { locateAdapter, promptIds } from "@srcode/model"
+import { report } from "@srcode/pipeline"
+import type { TextModel } from "@srcode/serve"
+import { hashJson, openBatch, readJsonLinesNumbered } from "@srcode/store"
+import { Console, Effect, Layer, Option, Ref, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
+import { hashAdapter, hashModel } from "../fingerprint.ts"
 import { gpuLayerFromFlags, progressLayer } from "../layers.ts"
-import { adapterFlag, modelFlags, openModel } from "../model.ts"
+import { adapterFlag, type ModelChoice, modelFlags } from "../model.ts"
 import { fileFlag } from "../root.ts"
+import { type SamplingChoice, samplingFlags, samplingOf } from "../sampling.ts"
+import { print, readStdin } from "../terminal.ts"
+import { longestSequence, openTextModel, readTextModel, type TextModelFiles } from "../textModel.ts"
 
-const Prompt = Schema.Struct({ prompt: Schema.NonEmptyString })
+const Message = Schema.Struct({ role: Schema.Literals(["system", "user", "assistant"]), content: Schema.String })
+const Line = Schema.Union([
+  Schema.Struct({ prompt: Schema.NonEmptyString }),
+  Schema.Struct({ messages: Schema.NonEmptyArray(Message) })
+])
+type Line = typeof Line.Type
+
 const Completion = Schema.Struct({
-  prompt: Schema.String,
+  index: Schema.Int,
+  prompt: Schema.optionalKey(Schema.String),
+  messages: Schema.optionalKey(Schema.Array(Message)),
   completion: Schema.String,
   truncated: Schema.Boolean,
-  tokens: Schema.Int
+  tokens: Schema.Int,
+  settings: Schema.String
 })
 
-/** A prompt with its length in tokens, once it is known to fit; `where` names it in the error. */
-const checkPrompt = Effect.fnUntraced(function* (
-  where: string,
-  text: string,
-  model: Model,
-  tokenizer: Tokenizer,
-  maxTokens: number
-) {
-  const { length } = promptIds(tokenizer, text)
-  const positions = model.decoder.rope.positions
-  if (length === 0) return yield* new UserError({ message: `${where}: the prompt is empty` })
-  if (length + maxTokens > positions)
+interface Flags extends ModelChoice, SamplingChoice {
+  readonly adapter: Option.Option<string>
+  readonly samples: number
+  readonly maxSequences: number
+}
+
+interface Prompt {
+  readonly given: Line
+  readonly ids: ReadonlyArray<number>
+}
+
+const adapterName = "+adapter"
+
+/** The tokens of a line, once they are known to fit; `where` names it in the error. */
+const encodePrompt = Effect.fnUntraced(function* (where: string, given: Line, files: TextModelFiles, flags: Flags) {
+  const { template, tokenizer } = files
+  let ids: ReadonlyArray<number>
+  if ("prompt" in given) ids = promptIds(tokenizer, given.prompt)
+  else if (template === null)
+    return yield* new UserError({ message: `${where}: ${flags.model} has no chat template; give {"prompt"} lines` })
+  else {
+    const text = yield* Effect.mapError(
+      template.render(given.messages),
+      (error) => new UserError({ message: `${where}: ${error.message}` })
+    )
+    ids = tokenizer.encode(text)
+  }
+  const positions = longestSequence(files)
+  if (ids.length === 0) return yield* new UserError({ message: `${where}: the prompt is empty` })
+  if (ids.length + flags.maxTokens > positions)
     return yield* new UserError({
-      message: `${where}: ${length} tokens and ${maxTokens} new ones exceed the model's ${positions} positions; shorten it or lower --max-tokens`
+      message: `${where}: ${ids.length} tokens and ${flags.maxTokens} new ones exceed the model's ${positions} positions; shorten it or lower --max-tokens`
     })
-  return { text, length }
+  const prompt: Prompt = { given, ids }
+  return prompt
 })
 
-const readPrompts = (file: string, model: Model, tokenizer: Tokenizer, maxTokens: number) =>
-  readJsonLinesNumbered(file, Prompt).pipe(
-    Stream.mapEffect(({ line, value }) => checkPrompt(`${file}:${line}`, value.prompt, model, tokenizer, maxTokens)),
+/** Opens the model with room for these prompts and no more. */
+const openFor = (files: TextModelFiles, flags: Flags, prompts: ReadonlyArray<Prompt>) =>
+  openTextModel(flags, files, {
+    maxSequences: Math.min(flags.maxSequences, prompts.length * flags.samples),
+    maxTokens: prompts.reduce((most, { ids }) => Math.max(most, ids.length), 0) + flags.maxTokens
+  })
+
+/** Sample number `stream` of the seed, in pieces. */
+const sampleText = (text: TextModel["Service"], flags: Flags, prompt: Prompt, stream: number) =>
+  text.sample({
+    model: Option.isSome(flags.adapter) ? adapterName : (text.models[0]?.id ?? ""),
+    ids: prompt.ids,
+    stream,
+    sampling: samplingOf(flags),
+    stop: flags.stop,
+    stopIds: []
+  })
+
+const complete = (text: TextModel["Service"], flags: Flags, prompt: Prompt, stream: number) =>
+  Stream.runFold(
+    sampleText(text, flags, prompt, stream),
+    () => ({ completion: "", truncated: false, tokens: 0 }),
+    (sofar, chunk) => ({
+      completion: sofar.completion + chunk.text,
+      truncated: chunk.finish === "length",
+      tokens: chunk.sampled
+    })
+  )
+
+/** One prompt to standard output: a single answer as it comes, several when they are done. */
+const generateOne = Effect.fnUntraced(function* (files: TextModelFiles, flags: Flags, given: string) {
+  const text = given === "-" ? yield* readStdin : given
+  const prompt = yield* encodePrompt("--prompt", { prompt: text }, files, flags)
+  const model = yield* openFor(files, flags, [prompt])
+  if (flags.samples === 1) {
+    yield* print(text)
+    return yield* Stream.runForEach(sampleText(model, flags, prompt, 0), (chunk) => print(chunk.text)).pipe(
+      Effect.ensuring(print("\n"))
+    )
+  }
+  const samples = Array.from({ length: flags.samples }, (_, stream) => complete(model, flags, prompt, stream))
+  for (const { completion } of yield* Effect.all(samples, { concurrency: "unbounded" }))
+    yield* Console.log(`${text}${completion}`)
+})
+
+/** Everything that decides the rows of a batch, but for the device. */
+const settingsOf = Effect.fnUntraced(function* (files: TextModelFiles, flags: Flags, lines: ReadonlyArray<Line>) {
+  const adapter = Option.isSome(flags.adapter) ? yield* hashAdapter(yield* locateAdapter(flags.adapter.value)) : null
+  return hashJson({
+    model: yield* hashModel(files.directory),
+    adapter,
+    dtype: flags.dtype,
+    quantize: flags.quantize,
+    // the most likely token needs neither seed nor filters
+    sampling: flags.temperature === 0 ? { temperature: 0, maxTokens: flags.maxTokens } : samplingOf(flags),
+    stop: flags.stop,
+    samples: flags.samples,
+    lines
+  }).slice(0, 16)
+})
+
+const generateBatch = Effect.fnUntraced(function* (files: TextModelFiles, flags: Flags, input: string, out: string) {
+  const prompts = yield* readJsonLinesNumbered(input, Line).pipe(
+    Stream.mapEffect(({ line, value }) => encodePrompt(`${input}:${line}`, value, files, flags)),
     Stream.runCollect
   )
+  const total = prompts.length * flags.samples
+  const settings = yield* settingsOf(
+    files,
+    flags,
+    prompts.map(({ given }) => given)
+  )
+  const batch = yield* openBatch(out, Completion, { total, settings })
+  if (batch.resumed > 0) yield* Console.error(`srcode: ${batch.resumed} of ${total} completions are there; going on`)
+  if (batch.missing.length > 0) {
+    const model = yield* openFor(files, flags, prompts)
+    const done = yield* Ref.make(batch.resumed)
+    const tell = (step: number) => report({ stage: "generate", step, total, unit: "completions" })
+    yield* tell(batch.resumed)
+    yield* Effect.forEach(
+      batch.missing,
+      Effect.fnUntraced(function* (index) {
+        const prompt = prompts[Math.floor(index / flags.samples)]
+        if (prompt === undefined) return
+        const answer = yield* complete(model, flags, prompt, index)
+        yield* batch.add({ index, ...prompt.given, ...answer, settings })
+        yield* tell(yield* Ref.updateAndGet(done, (count) => count + 1))
+      }),
+      // a little ahead of the batch, so that a place is taken again at once
+      { concurrency: 2 * flags.maxSequences, discard: true }
+    ).pipe(
+      Effect.onInterrupt(() =>
+        Effect.flatMap(Ref.get(done), (count) =>
+          Console.error(`srcode: ${count} of ${total} completions are kept; the same command goes on from there`)
+        )
+      )
+    )
+  }
+  yield* batch.finish
+  yield* Console.log(`${total} ${total === 1 ? "completion" : "completions"} written to ${out}`)
+})
 
 export const generate = Command.make(
   "generate",
@@ -47,86 +180,36 @@ export const generate = Command.make(
     ...modelFlags,
     adapter: adapterFlag,
     prompt: Flag.String("prompt").pipe(
-      Flag.withDescription("One prompt; the completion goes to standard output"),
+      Flag.withDescription("One prompt, - for standard input; prompt and completion go to standard output"),
       Flag.optional
     ),
-    input: fileFlag("input", 'Prompts {"prompt"}, one a line').pipe(Flag.optional),
-    out: fileFlag("out", 'Where to write {"prompt","completion","truncated","tokens"} lines (with --input)').pipe(
-      Flag.optional
-    ),
+    input: fileFlag("input", 'Lines {"prompt"} or {"messages":[{"role","content"}]}').pipe(Flag.optional),
+    out: fileFlag(
+      "out",
+      "Where to write a line for each completion (with --input); unfinished work is kept beside it in FILE.partial"
+    ).pipe(Flag.optional),
     samples: Flag.Int("samples").pipe(
       Flag.withDescription("Completions a prompt"),
       Flag.withSchema(Schema.Int.check(Schema.isGreaterThan(0))),
       Flag.withDefault(1)
     ),
-    temperature: Flag.Finite("temperature").pipe(
-      Flag.withDescription("0 takes the most likely token"),
-      Flag.withSchema(Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))),
-      Flag.withDefault(0.8)
-    ),
-    topP: Flag.Finite("top-p").pipe(
-      Flag.withDescription("Mass of the nucleus"),
-      Flag.withSchema(Schema.Finite.check(Schema.isBetween({ minimum: 0.01, maximum: 1 }))),
-      Flag.withDefault(1)
-    ),
-    maxTokens: Flag.Int("max-tokens").pipe(
-      Flag.withDescription("Most new tokens"),
+    maxSequences: Flag.Int("max-sequences").pipe(
+      Flag.withDescription("Completions made at once"),
       Flag.withSchema(Schema.Int.check(Schema.isGreaterThan(0))),
-      Flag.withDefault(128)
+      Flag.withDefault(64)
     ),
-    seed: Flag.Int("seed").pipe(Flag.withDescription("Seed of the sampler"), Flag.withDefault(1))
+    ...samplingFlags({ maxTokens: 128 })
   },
   Effect.fnUntraced(function* (flags) {
     if (Option.isSome(flags.prompt) === Option.isSome(flags.input))
       return yield* new UserError({ message: "give either --prompt or --input" })
-    if (Option.isSome(flags.input) && Option.isNone(flags.out))
-      return yield* new UserError({ message: "--input needs --out" })
     const program = Effect.gen(function* () {
-      const { model, lora } = yield* openModel(flags, { adapter: flags.adapter })
-      const tokenizer = yield* loadModelTokenizer(model)
-      const given = Option.isSome(flags.input)
-        ? yield* readPrompts(flags.input.value, model, tokenizer, flags.maxTokens)
-        : [
-            yield* checkPrompt(
-              "--prompt",
-              Option.getOrElse(flags.prompt, () => ""),
-              model,
-              tokenizer,
-              flags.maxTokens
-            )
-          ]
-      const prompts = given.flatMap((p) => new Array<string>(flags.samples).fill(p.text))
-      const longest = given.reduce((most, p) => Math.max(most, p.length), 0)
-      const slots = Math.min(64, prompts.length)
-      const generator = yield* makeGenerator(model.decoder, {
-        slots,
-        capacity: longest + flags.maxTokens,
-        prefill: Math.max(longest, Math.min(2048, longest * slots)),
-        rank: lora?.rank ?? 1
-      })
-      const responses = yield* respond({
-        generator,
-        tokenizer,
-        lora,
-        prompts,
-        sampling: { temperature: flags.temperature, topP: flags.topP, maxTokens: flags.maxTokens, seed: flags.seed },
-        ...(Option.isSome(flags.input)
-          ? {
-              onProgress: (step: number, total: number) =>
-                report({ stage: "generate", step, total, unit: "completions" })
-            }
-          : {})
-      })
-      if (Option.isSome(flags.out)) {
-        const rows = responses.map((r): typeof Completion.Type => ({
-          prompt: r.prompt,
-          completion: r.text,
-          truncated: r.generation.truncated,
-          tokens: r.generation.ids.length
-        }))
-        const count = yield* writeJsonLines(flags.out.value, Completion, Stream.fromIterable(rows))
-        yield* Console.log(`${count} ${count === 1 ? "completion" : "completions"} written to ${flags.out.value}`)
-      } else for (const r of responses) yield* Console.log(`${r.prompt}${r.text}`)
+      const adapters = Option.isSome(flags.adapter) ? [[adapterName, flags.adapter.value] as const] : []
+      const files = yield* readTextModel(flags.model, adapters)
+      if (Option.isSome(flags.prompt)) return yield* generateOne(files, flags, flags.prompt.value)
+      if (Option.isNone(flags.input) || Option.isNone(flags.out))
+        return yield* new UserError({ message: "--input needs --out" })
+      return yield* generateBatch(files, flags, flags.input.value, flags.out.value)
     })
     yield* program.pipe(Effect.provide(Layer.mergeAll(gpuLayerFromFlags, progressLayer)), Effect.scoped)
   })
@@ -140,7 +223,7 @@ export const generate = Command.make(
     {
       command:
         "npm run srcode -- generate --model DIR --adapter runs/demo/adapter --input prompts.jsonl --samples 4 --out completions.jsonl",
-      description: "A file of prompts"
+      description: "A file of prompts; run it again after a kill and it goes on"
     }
   ])
 )

@@ -5,7 +5,7 @@ import { Config, Console, Duration, Effect, Layer, Option, Redacted, Schema } fr
 import { Command, Flag } from "effect/cli"
 import { gpuLayerFromFlags, progressLayer } from "../layers.ts"
 import { modelFlags } from "../model.ts"
-import { openTextModel } from "../textModel.ts"
+import { openTextModel, readTextModel } from "../textModel.ts"
 
 const positive = Schema.Int.check(Schema.isGreaterThan(0))
 
@@ -94,20 +94,19 @@ export const serve = Command.make(
     yield* checkAddress(settings)
     const adapters = yield* Effect.forEach(flags.adapter, namedAdapter)
     const program = Effect.gen(function* () {
-      const opened = yield* openTextModel(flags, {
-        adapters,
+      const files = yield* readTextModel(flags.model, adapters)
+      const text = yield* openTextModel(flags, files, {
         maxSequences: flags.maxSequences,
-        maxTokens: Option.getOrUndefined(flags.maxTokens)
+        ...(Option.isSome(flags.maxTokens) ? { maxTokens: flags.maxTokens.value } : {})
       })
-      const { text } = opened
       const server = yield* Effect.provideService(listen(settings), TextModel, text)
       const names = text.models.map(({ id }) => id).join(", ")
       const { maxSequences, maxTokens } = text.limits
       yield* Console.log(
         `serving ${names} at ${server.url}/v1: ${maxSequences} sequences of ${maxTokens} tokens; Ctrl-C stops`
       )
-      if (!opened.hasTemplate)
-        yield* Console.error(`srcode: ${opened.model.directory} has no chat template; only /v1/completions answers`)
+      if (files.template === null)
+        yield* Console.error(`srcode: ${files.directory} has no chat template; only /v1/completions answers`)
       yield* Effect.addFinalizer(() =>
         Effect.flatMap(text.stats, ({ running, waiting }) =>
           running + waiting === 0

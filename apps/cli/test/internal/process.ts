@@ -19,6 +19,8 @@ export interface Options {
   /** Called once the process runs; may send signals or close its streams. */
   readonly during?: (child: ReturnType<typeof spawn>) => void
   readonly nodeArgs?: ReadonlyArray<string>
+  /** What the process reads from standard input; nothing unless given. */
+  readonly input?: string
 }
 
 /** Ends with what the process ended with; a process that takes longer than 100 s is killed and has signal SIGKILL. */
@@ -27,13 +29,15 @@ export const run = (args: ReadonlyArray<string>, options: Options = {}): Promise
     const child = spawn(process.execPath, [...(options.nodeArgs ?? []), main, ...args], {
       cwd: options.cwd ?? os.tmpdir(),
       env: { ...process.env, SRCODE_DEBUG: "", SRCODE_DEVICE: "null", NO_COLOR: "1", ...options.env },
-      stdio: ["ignore", "pipe", "pipe"]
+      stdio: [options.input === undefined ? "ignore" : "pipe", "pipe", "pipe"]
     })
+    child.stdin?.on("error", () => {})
+    child.stdin?.end(options.input)
     const text = { stdout: "", stderr: "" }
-    child.stdout.on("data", (data) => {
+    child.stdout?.on("data", (data) => {
       text.stdout += String(data)
     })
-    child.stderr.on("data", (data) => {
+    child.stderr?.on("data", (data) => {
       text.stderr += String(data)
     })
     const timer = setTimeout(() => child.kill("SIGKILL"), 100_000)

@@ -1,0 +1,60 @@
+/** The flags of commands that sample. */
+import { Schema } from "effect"
+import { Flag } from "effect/cli"
+
+const positive = Schema.Int.check(Schema.isGreaterThan(0))
+
+/** `--temperature`, `--top-p`, `--top-k`, `--min-p`, `--max-tokens`, `--stop` and `--seed`. */
+export const samplingFlags = (defaults: { readonly maxTokens: number }) => ({
+  temperature: Flag.Finite("temperature").pipe(
+    Flag.withDescription("0 takes the most likely token"),
+    Flag.withSchema(Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))),
+    Flag.withDefault(0.8)
+  ),
+  topP: Flag.Finite("top-p").pipe(
+    Flag.withDescription("Mass of the nucleus"),
+    Flag.withSchema(Schema.Finite.check(Schema.isBetween({ minimum: 0.01, maximum: 1 }))),
+    Flag.withDefault(1)
+  ),
+  topK: Flag.Int("top-k").pipe(
+    Flag.withDescription("Draw from so many of the most likely tokens; 0 is off"),
+    Flag.withSchema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 2 ** 31 - 1 }))),
+    Flag.withDefault(0)
+  ),
+  minP: Flag.Finite("min-p").pipe(
+    Flag.withDescription("Leave out tokens less likely than this part of the most likely one; 0 is off"),
+    Flag.withSchema(Schema.Finite.check(Schema.isBetween({ minimum: 0, maximum: 1 }))),
+    Flag.withDefault(0)
+  ),
+  maxTokens: Flag.Int("max-tokens").pipe(
+    Flag.withDescription("Most new tokens"),
+    Flag.withSchema(positive),
+    Flag.withDefault(defaults.maxTokens)
+  ),
+  stop: Flag.String("stop").pipe(
+    Flag.withDescription("Text that ends an answer and is left out of it; may be given several times"),
+    Flag.withSchema(Schema.NonEmptyString),
+    Flag.atLeast(0)
+  ),
+  seed: Flag.Int("seed").pipe(Flag.withDescription("Seed of the sampler"), Flag.withDefault(1))
+})
+
+export interface SamplingChoice {
+  readonly temperature: number
+  readonly topP: number
+  readonly topK: number
+  readonly minP: number
+  readonly maxTokens: number
+  readonly stop: ReadonlyArray<string>
+  readonly seed: number
+}
+
+/** What the sampler takes of the flags. */
+export const samplingOf = ({ temperature, topP, topK, minP, maxTokens, seed }: SamplingChoice) => ({
+  temperature,
+  topP,
+  topK,
+  minP,
+  maxTokens,
+  seed
+})
