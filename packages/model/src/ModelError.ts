@@ -55,8 +55,11 @@ type Details = {
 }
 
 export class ModelError extends Schema.TaggedError<ModelError>()("ModelError", { reason: ModelErrorReason }) {
+  /** One line of bounded length, whatever file names and contents are told in it. */
   override get message(): string {
-    return this.reason.message
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: these would break the line or steer a terminal
+    const line = this.reason.message.replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]+/g, " ")
+    return line.length > 1500 ? `${line.slice(0, 1499)}\u2026` : line
   }
 
   static missing(details: Details): ModelError {

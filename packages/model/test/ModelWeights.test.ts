@@ -124,6 +124,20 @@ describe("the weights of a model folder", () => {
     }).pipe(Effect.provide(platform))
   )
 
+  it.effect("JSON nested beyond any stack and texts of gigabytes are refused", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const directory = yield* temporaryFolder
+      const deep = (count: number) => `${'{"a":['.repeat(count)}${"]}".repeat(count)}`
+      yield* fs.writeFileString(`${directory}/config.json`, `{"model_type":"qwen2","rope_scaling":${deep(200_000)}}`)
+      assert.include((yield* failsWith(loadConfig(directory), "Malformed")).message, "nests deeper")
+      yield* fs.writeFileString(`${directory}/config.json`, `{"model_type":"qwen2","rope_scaling":${deep(20)}}`)
+      assert.notInclude((yield* failsWith(loadConfig(directory), "Malformed")).message, "nests deeper")
+      yield* fs.truncate(`${directory}/config.json`, 5_000_000_000)
+      assert.include((yield* failsWith(loadConfig(directory), "Malformed")).message, "5000000000 bytes")
+    }).pipe(Effect.provide(platform))
+  )
+
   it.effect("pipes and endless links in the place of files are errors, not waits", () =>
     Effect.gen(function* () {
       const fs = yield* FileSystem.FileSystem

@@ -51,7 +51,7 @@ export const checkTokenizerFile = Effect.fnUntraced(function* (
       file,
       option,
       message:
-        `${file}: ${what} (${option}); supported are byte-level BPE (Qwen, DeepSeek, GPT-2, Llama 3) ` +
+        `${file}: ${what.slice(0, 200)} (${option}); supported are byte-level BPE (Qwen, DeepSeek, GPT-2, Llama 3) ` +
         "and SentencePiece BPE with byte fallback (Llama 2, CodeLlama)"
     })
 

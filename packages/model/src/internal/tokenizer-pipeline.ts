@@ -41,12 +41,16 @@ const utf8 = new TextEncoder()
 const forms = ["NFC", "NFD", "NFKC", "NFKD"] as const
 const gpt2Pattern = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
-/** A component, or the members of a Sequence (of Sequences), in order. */
+/**
+ * A component, or the members of a Sequence (of Sequences), in order. What is neither absent nor an object becomes a part
+ * without a type, which everyone refuses.
+ */
 export const componentsOf = (component: unknown, key: string): ReadonlyArray<Part> => {
-  if (!isRecord(component)) return []
+  if (component === undefined || component === null) return []
+  if (!isRecord(component)) return [{}]
   if (component.type !== "Sequence") return [component]
   const members = component[key]
-  return Array.isArray(members) ? members.flatMap((member) => componentsOf(member, key)) : []
+  return Array.isArray(members) ? members.flatMap((member) => componentsOf(member ?? {}, key)) : [{}]
 }
 
 const isolated = (pattern: unknown): Part => ({ type: "Split", pattern, behavior: "Isolated", invert: false })
@@ -66,7 +70,11 @@ export const byteLevelPipeline = Effect.fnUntraced(function* (raw: Part, unsuppo
       if (part.behavior !== "Isolated") {
         return yield* unsupported("pre_tokenizer.behavior", `Split with behaviour ${String(part.behavior)}`)
       }
-      if (!isRecord(part.pattern)) return yield* unsupported("pre_tokenizer.pattern", "Split without a pattern")
+      // the library drops all text where it finds no pattern
+      const pattern = isRecord(part.pattern) ? (part.pattern.Regex ?? part.pattern.String) : undefined
+      if (!isRecord(part.pattern) || typeof pattern !== "string" || pattern === "") {
+        return yield* unsupported("pre_tokenizer.pattern", "Split without a pattern")
+      }
       // the same matches: elsewhere in a run of white space there is none, but looking takes quadratic time
       rewritten.push(isolated(part.pattern.Regex === "\\s+$" ? { Regex: "(?<!\\s)\\s+$" } : part.pattern))
     } else if (part.type === "Digits") {
