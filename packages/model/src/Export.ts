@@ -7,7 +7,7 @@
  */
 import { Effect, type FileSystem } from "effect"
 import { type LinearModule, linearModules, loadConfig, type ModelConfig, moduleBlock, tensorShapes } from "./Config.ts"
-import { firstNotFinite, fromDoubles, isFloat, toDoubles } from "./internal/cast.ts"
+import { firstNotFinite, fromDoubles, isFloat, makeScratch, type Scratch, toDoubles } from "./internal/cast.ts"
 import { addProduct, copyCompanions, requireSpace, weightFiles } from "./internal/export.ts"
 import { type Emit, writeTextAtomic } from "./internal/files.ts"
 import { encodeLoraSettings } from "./internal/peft-config.ts"
@@ -52,8 +52,8 @@ export interface Exported {
 }
 
 const operation = "export"
-/** Elements worked on at once: 8 MiB of doubles. */
-const pieceElements = 2 ** 20
+/** Elements worked on at once, or a row where that is longer: 2 MiB of doubles. */
+const pieceElements = 2 ** 18
 
 /** Writes base and adapters as one model that loads without knowing of adapters. */
 export const exportMerged = Effect.fn("Export.merged")(function* (
@@ -168,8 +168,10 @@ const copy =
 
 const cast = (base: SafetensorsFile, info: TensorInfo, stored: Dtype): Produce =>
   Effect.fnUntraced(function* (emit) {
+    const scratch = makeScratch(Math.min(pieceElements, info.elements))
     for (const [first, count] of pieces(info.elements, 1)) {
-      yield* emitAs(emit, info, stored, yield* readDoubles(base, info, first, count), first)
+      const values = yield* readDoubles(base, info, first, count, scratch)
+      yield* emitAs(emit, info, stored, values, first, scratch)
     }
   })
 
@@ -183,13 +185,14 @@ const merge = (
   Effect.fnUntraced(function* (emit) {
     const width = info.shape[1] ?? 1
     const pairs = yield* Effect.forEach(adapters, (adapter) => adapter.readPair(layer, module))
+    const scratch = makeScratch(Math.min(Math.max(pieceElements, width), info.elements))
     for (const [first, count] of pieces(info.elements, width)) {
-      const values = yield* readDoubles(base, info, first, count)
+      const values = yield* readDoubles(base, info, first, count, scratch)
       for (const [i, adapter] of adapters.entries()) {
         const pair = pairs[i]
         if (pair !== undefined) addProduct(values, width, first / width, pair, adapter.rank, adapter.scale)
       }
-      yield* emitAs(emit, info, stored, values, first)
+      yield* emitAs(emit, info, stored, values, first, scratch)
     }
   })
 
@@ -197,7 +200,8 @@ const readDoubles = Effect.fnUntraced(function* (
   base: SafetensorsFile,
   info: TensorInfo,
   first: number,
-  count: number
+  count: number,
+  scratch: Scratch
 ) {
   const { dtype, name } = info
   if (!isFloat(dtype)) {
@@ -209,7 +213,7 @@ const readDoubles = Effect.fnUntraced(function* (
       message: `${base.path}: tensor ${quote(name)} is ${dtype}, which an adapter cannot be added to; give a base in F32, F16 or BF16`
     })
   }
-  return toDoubles(dtype, yield* base.readRaw(name, first, count))
+  return toDoubles(dtype, yield* base.readRaw(name, first, count), scratch)
 })
 
 const emitAs = Effect.fnUntraced(function* (
@@ -217,7 +221,8 @@ const emitAs = Effect.fnUntraced(function* (
   info: TensorInfo,
   stored: Dtype,
   values: Float64Array,
-  first: number
+  first: number,
+  scratch: Scratch
 ) {
   if (!isFloat(stored)) return
   const bad = firstNotFinite(stored, values)
@@ -229,7 +234,7 @@ const emitAs = Effect.fnUntraced(function* (
       message: `${operation}: tensor ${quote(info.name)} would hold ${values[bad]} at index ${first + bad}, which ${stored} cannot store; check the weights or store them in a wider --dtype`
     })
   }
-  yield* emit(fromDoubles(stored, values))
+  yield* emit(fromDoubles(stored, values, scratch))
 })
 
 export interface ExportPeftOptions {

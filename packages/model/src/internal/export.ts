@@ -9,8 +9,8 @@ import { ioError, isRecord, readJsonObject, readText, writeAtomic, writeTextAtom
 import type { TensorInfo } from "./safetensors-header.ts"
 
 /**
- * values += scale · B A for rows from `firstRow` on, `values` `[rows, width]`, A `[rank, width]`, B `[out, rank]`. Four
- * rows of A at a time, so that a row of values is loaded and stored once for four multiplications.
+ * values += scale · B A for rows from `firstRow` on, `values` `[rows, width]`, A `[rank, width]`, B `[out, rank]`. Two
+ * rows by four ranks at a time: a number of A is loaded once for two products, one of values once for four.
  */
 export const addProduct = (
   values: Float64Array,
@@ -21,21 +21,28 @@ export const addProduct = (
   scale: number
 ): void => {
   const rows = values.length / width
-  const whole = rank - (rank % 4)
-  for (let row = 0; row < rows; row++) {
-    const at = row * width
-    const coefficients = (firstRow + row) * rank
-    for (let r = 0; r < whole; r += 4) {
-      const [s0, s1] = [scale * b[coefficients + r]!, scale * b[coefficients + r + 1]!]
-      const [s2, s3] = [scale * b[coefficients + r + 2]!, scale * b[coefficients + r + 3]!]
+  const wholeRows = rows - (rows % 2)
+  const wholeRanks = rank - (rank % 4)
+  for (let row = 0; row < wholeRows; row += 2) {
+    const [one, two] = [row * width, (row + 1) * width]
+    const at = (firstRow + row) * rank
+    for (let r = 0; r < wholeRanks; r += 4) {
+      const [s0, s1] = [scale * b[at + r]!, scale * b[at + r + 1]!]
+      const [s2, s3] = [scale * b[at + r + 2]!, scale * b[at + r + 3]!]
+      const [t0, t1] = [scale * b[at + rank + r]!, scale * b[at + rank + r + 1]!]
+      const [t2, t3] = [scale * b[at + rank + r + 2]!, scale * b[at + rank + r + 3]!]
       const [a0, a1, a2, a3] = [r * width, (r + 1) * width, (r + 2) * width, (r + 3) * width]
       for (let j = 0; j < width; j++) {
-        values[at + j]! += s0 * a[a0 + j]! + s1 * a[a1 + j]! + s2 * a[a2 + j]! + s3 * a[a3 + j]!
+        const [x0, x1, x2, x3] = [a[a0 + j]!, a[a1 + j]!, a[a2 + j]!, a[a3 + j]!]
+        values[one + j]! += s0 * x0 + s1 * x1 + s2 * x2 + s3 * x3
+        values[two + j]! += t0 * x0 + t1 * x1 + t2 * x2 + t3 * x3
       }
     }
-    for (let r = whole; r < rank; r++) {
-      const s = scale * b[coefficients + r]!
-      for (let j = 0; j < width; j++) values[at + j]! += s * a[r * width + j]!
+  }
+  for (let row = 0; row < rows; row++) {
+    for (let r = row < wholeRows ? wholeRanks : 0; r < rank; r++) {
+      const s = scale * b[(firstRow + row) * rank + r]!
+      for (let j = 0; j < width; j++) values[row * width + j]! += s * a[r * width + j]!
     }
   }
 }

@@ -83,18 +83,18 @@ export const encodeBf16 = (source: Float32Array): Uint16Array => {
 }
 
 /**
- * Rounds each number to f32 such that a further rounding to 16 bits rounds the original number correctly: what f32
- * cannot hold is cut off and the last bit set (round to odd, Boldo and Melquiond 2008), so no tie is made up.
+ * Rounds to f32 such that a further rounding to 16 bits rounds the original number correctly: an f32 that may be a tie
+ * between two 16-bit numbers, but is not the number itself, is cut off with the last bit set (round to odd, Boldo and
+ * Melquiond 2008). Elsewhere the nearest f32 lies on the same side of every tie as the number. Lengths are equal.
  */
-export const roundToOdd = (source: Float64Array): Float32Array => {
-  const target = new Float32Array(source.length)
-  const bits = new Uint32Array(target.buffer)
-  for (let i = 0; i < source.length; i++) {
+export const roundForHalf = (source: Float64Array, target: Float32Array): void => {
+  target.set(source)
+  const bits = new Uint32Array(target.buffer, target.byteOffset, target.length)
+  for (let i = 0; i < bits.length; i++) {
+    if ((bits[i]! & 0xfff) !== 0) continue
     const exact = source[i]!
-    target[i] = exact
     const near = target[i]!
     if (near === exact || Number.isNaN(exact)) continue
     bits[i] = (Math.abs(near) > Math.abs(exact) ? bits[i]! - 1 : bits[i]!) | 1
   }
-  return target
 }

@@ -3,7 +3,7 @@ import { Effect } from "effect"
 import { type LinearModule, linearModules, linearShapes, type ModelConfig } from "../../Config.ts"
 import { quote } from "../../ModelError.ts"
 import type { SafetensorsFile, TensorInfo } from "../../Safetensors.ts"
-import { isFloat, toDoubles } from "../cast.ts"
+import { isFloat, makeScratch, toDoubles } from "../cast.ts"
 import { parseSlot, type Slot, slotName } from "../peft-names.ts"
 import { type Consumer, type Finding, finding, several } from "./finding.ts"
 import type { Expected } from "./settings.ts"
@@ -273,14 +273,15 @@ export const valueFindings = Effect.fnUntraced(function* (file: SafetensorsFile)
   return findings
 })
 
-const pieceElements = 2 ** 20
+const pieceElements = 2 ** 18
 
 const scan = Effect.fnUntraced(function* (file: SafetensorsFile, info: TensorInfo) {
   const { dtype, elements, name } = info
   let zero = true
   if (!isFloat(dtype)) return { finite: true, zero: false }
+  const scratch = makeScratch(Math.min(pieceElements, elements))
   for (let at = 0; at < elements; at += pieceElements) {
-    const values = toDoubles(dtype, yield* file.readRaw(name, at, Math.min(pieceElements, elements - at)))
+    const values = toDoubles(dtype, yield* file.readRaw(name, at, Math.min(pieceElements, elements - at)), scratch)
     for (const value of values) {
       if (!Number.isFinite(value)) return { finite: false, zero: false }
       if (value !== 0) zero = false
