@@ -23,7 +23,11 @@ export const elementBytes = {
   U8: 1,
   BOOL: 1,
   F8_E4M3: 1,
-  F8_E5M2: 1
+  F8_E5M2: 1,
+  F8_E4M3FNUZ: 1,
+  F8_E5M2FNUZ: 1,
+  F8_E8M0: 1,
+  C64: 8
 } as const
 export type Dtype = keyof typeof elementBytes
 
