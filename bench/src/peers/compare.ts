@@ -240,7 +240,7 @@ export const compareGeneration = (
     )
     const decode = new Map(
       [...whole].map(([side, seconds]) => {
-        const before = middle(prefill.get(side) ?? [])
+        const before = Math.min(...(prefill.get(side) ?? [0]))
         return [side, seconds.map((s) => Math.max(1e-9, s - before))] as const
       })
     )

@@ -153,6 +153,8 @@ export const openOnnxruntime = Effect.fn("bench.openOnnxruntime")(function* (bui
           executionProviders: [{ name: "webgpu" }],
           preferredOutputLocation: outputs,
           logSeverityLevel: 3,
+          // Its own threads would only wait, busily, for the driver's.
+          intraOpNumThreads: 1,
           extra: { session: { disable_cpu_ep_fallback: "1" } }
         })
       ),
