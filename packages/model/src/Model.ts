@@ -96,8 +96,16 @@ export const loadModel = Effect.fn("Model.load")(function* (directory: string, o
   return yield* loadCheckpoint(yield* openCheckpoint(directory, options), options.onProgress)
 })
 
-/** Opens the tokenizer of a model folder and checks it against the model's vocabulary. */
-export const loadModelTokenizer = (model: Model): ReturnType<typeof loadTokenizer> => loadTokenizer(model.directory)
+/** Opens the tokenizer of a model folder; warns when it knows tokens that the model has no rows for. */
+export const loadModelTokenizer = Effect.fn("Model.loadTokenizer")(function* (model: Model) {
+  const tokenizer = yield* loadTokenizer(model.directory)
+  if (tokenizer.vocabSize > model.config.vocabSize) {
+    yield* Effect.logWarning(
+      `${model.directory}: the tokenizer has ${tokenizer.vocabSize} tokens, the model ${model.config.vocabSize}; texts with tokens beyond are refused`
+    )
+  }
+  return tokenizer
+})
 
 /** Reads a PEFT folder and puts it on the device. */
 export const loadAdapter = Effect.fn("Model.loadAdapter")(function* (model: Model, directory: string) {
