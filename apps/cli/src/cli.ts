@@ -3,6 +3,7 @@ import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Effect, Logger } from "effect"
 import { CliOutput, Command } from "effect/cli"
 import packageJson from "../package.json" with { type: "json" }
+import { chat } from "./commands/chat.ts"
 import { dataset } from "./commands/dataset/index.ts"
 import { doctor } from "./commands/doctor.ts"
 import { evaluate } from "./commands/eval.ts"
@@ -26,6 +27,7 @@ const command = srcode.pipe(
     dataset,
     train,
     generate,
+    chat,
     serve,
     evaluate,
     score,

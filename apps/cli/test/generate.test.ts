@@ -58,7 +58,7 @@ describe.concurrent("generate", () => {
 
   it("a batch that was killed goes on where it stopped and ends in the same bytes; other settings are told apart", () =>
     inFolder(async (folder) => {
-      const lines = Array.from({ length: 40 }, (_, i) =>
+      const lines = Array.from({ length: 24 }, (_, i) =>
         i % 3 === 2
           ? { messages: [{ role: "user", content: `int f${i}(` }] }
           : { prompt: corpus[i % corpus.length]?.slice(0, 8 + i) }
@@ -66,14 +66,14 @@ describe.concurrent("generate", () => {
       writeLines(nodePath.join(folder, "in.jsonl"), lines)
       const args = (out: string, ...flags: ReadonlyArray<string>) => [
         ...["generate", "--model", at("speaking"), "--input", "in.jsonl", "--out", out, "--samples", "2"],
-        ...["--max-tokens", "40", "--max-sequences", "4", "--top-k", "50", "--min-p", "0.02", ...flags]
+        ...["--max-tokens", "24", "--max-sequences", "4", "--top-k", "50", "--min-p", "0.02", ...flags]
       ]
       const read = (name: string) => fs.readFileSync(nodePath.join(folder, name), "utf8")
       succeeds(await compute(args("whole.jsonl"), { cwd: folder }))
       const rows = readLines(nodePath.join(folder, "whole.jsonl"))
       assert.deepStrictEqual(
         rows.map((row) => row.index),
-        Array.from({ length: 80 }, (_, i) => i)
+        Array.from({ length: 48 }, (_, i) => i)
       )
       assert.deepStrictEqual(rows[4].messages, lines[2]?.messages)
       assert.strictEqual(rows[4].prompt, undefined)
@@ -91,7 +91,7 @@ describe.concurrent("generate", () => {
           }
         })
       assert.strictEqual((await kill("SIGKILL", 8)).signal, "SIGKILL")
-      const stopped = await kill("SIGINT", 20)
+      const stopped = await kill("SIGINT", 16)
       assert.strictEqual(stopped.code, 130)
       assert.match(stopped.stderr, /completions are kept/)
       assert.isFalse(fs.existsSync(nodePath.join(folder, "cut.jsonl")))
@@ -100,7 +100,7 @@ describe.concurrent("generate", () => {
       isUserError(await compute(args("cut.jsonl", "--seed", "2"), { cwd: folder }), "cut.jsonl.partial", "another file")
       assert.strictEqual(read("cut.jsonl.partial"), partial)
       const resumed = succeeds(await compute(args("cut.jsonl"), { cwd: folder }))
-      assert.match(resumed.stderr, /\d\d of 80 completions are there/)
+      assert.match(resumed.stderr, /\d\d of 48 completions are there/)
       assert.strictEqual(read("cut.jsonl"), read("whole.jsonl"))
       assert.isFalse(fs.existsSync(nodePath.join(folder, "cut.jsonl.partial")))
     }))

@@ -19,8 +19,8 @@ export interface Options {
   /** Called once the process runs; may send signals or close its streams. */
   readonly during?: (child: ReturnType<typeof spawn>) => void
   readonly nodeArgs?: ReadonlyArray<string>
-  /** What the process reads from standard input; nothing unless given. */
-  readonly input?: string
+  /** What the process reads from standard input; nothing unless given. null leaves it open for `during` to write to. */
+  readonly input?: string | null
 }
 
 /** Ends with what the process ended with; a process that takes longer than 100 s is killed and has signal SIGKILL. */
@@ -32,7 +32,7 @@ export const run = (args: ReadonlyArray<string>, options: Options = {}): Promise
       stdio: [options.input === undefined ? "ignore" : "pipe", "pipe", "pipe"]
     })
     child.stdin?.on("error", () => {})
-    child.stdin?.end(options.input)
+    if (typeof options.input === "string") child.stdin?.end(options.input)
     const text = { stdout: "", stderr: "" }
     child.stdout?.on("data", (data) => {
       text.stdout += String(data)
