@@ -68,6 +68,23 @@ const checkPrompt = (
   return Effect.void
 }
 
+/** Refuses a text that is too long whatever its tokens are, so that nobody waits for them to be counted. */
+export const checkText = (
+  model: TextModel["Service"],
+  texts: ReadonlyArray<string>,
+  param: string
+): Effect.Effect<void, ApiError> => {
+  const bytes = texts.reduce((sum, text) => sum + Buffer.byteLength(text), 0)
+  return bytes <= model.maxTextBytes
+    ? Effect.void
+    : Effect.fail(
+        badRequest(
+          `the prompt has ${bytes} bytes, which no sequence of ${model.limits.maxTokens} tokens holds; shorten it`,
+          { param, code: "context_length_exceeded" }
+        )
+      )
+}
+
 /** Checks and admits the sequences; they start when the pieces are drawn. Places are held until each sequence's end. */
 export const openChoices = Effect.fn("Choices.open")(function* (
   { model, admission, metrics }: Serving,
@@ -116,7 +133,7 @@ export const openChoices = Effect.fn("Choices.open")(function* (
           )
         }),
         Stream.onExit((exit) => {
-          const cut = Exit.hasInterrupts(exit) ? "cancelled" : Exit.isFailure(exit) ? "error" : "cancelled"
+          const cut = Exit.isFailure(exit) && !Exit.hasInterrupts(exit) ? "error" : "cancelled"
           return Effect.andThen(metrics.sequenceEnded(latest?.finish ?? cut, latest?.sampled ?? 0), places.release)
         }),
         // The engine is never held up by a reader, and a place is free when its sequence has ended.

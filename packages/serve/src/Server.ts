@@ -17,7 +17,7 @@ import { Cause, Duration, Effect, type Scope } from "effect"
 import { HttpServer, HttpServerRequest, HttpServerResponse } from "effect/http"
 import { makeAdmission } from "./Admission.ts"
 import { type ApiError, badRequest, internalError, methodNotAllowed, notFound } from "./ApiError.ts"
-import { openChoices, type Serving } from "./Choices.ts"
+import { checkText, openChoices, type Serving } from "./Choices.ts"
 import { chatShape, completionShape } from "./internal/answers.ts"
 import { makeHostCheck, makeKeyCheck, readJson } from "./internal/guard.ts"
 import { respond } from "./internal/respond.ts"
@@ -47,6 +47,11 @@ const requireModel = (serving: Serving, id: string): Effect.Effect<void, ApiErro
 const chat = Effect.fn("POST /v1/chat/completions")(function* (serving: Serving, input: unknown) {
   const { wanted, messages, variables } = yield* parseChat(input)
   yield* requireModel(serving, wanted.model)
+  yield* checkText(
+    serving.model,
+    messages.map(({ content }) => content),
+    "messages"
+  )
   const ids = yield* Effect.mapError(serving.model.encodeChat(messages, { variables }), (error) =>
     badRequest(error.message, { param: "messages" })
   )
@@ -58,7 +63,16 @@ const completions = Effect.fn("POST /v1/completions")(function* (serving: Servin
   const { wanted, prompts, echo, topLogprobs } = yield* parseCompletion(input)
   yield* requireModel(serving, wanted.model)
   const { model } = serving
-  const ids = prompts.map((prompt) => (typeof prompt === "string" ? model.encode(prompt) : prompt))
+  const ids = yield* Effect.forEach(
+    prompts,
+    Effect.fnUntraced(function* (prompt) {
+      if (typeof prompt !== "string") return prompt
+      yield* checkText(model, [prompt], "prompt")
+      // tokenising does not pause: others go first between two prompts
+      yield* Effect.yieldNow
+      return model.encode(prompt)
+    })
+  )
   const choices = yield* openChoices(serving, wanted, ids, "prompt")
   const texts = prompts.map((prompt) => (typeof prompt === "string" ? prompt : model.decode(prompt)))
   const shape = completionShape({

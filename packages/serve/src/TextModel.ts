@@ -53,6 +53,8 @@ export class TextModel extends Context.Service<
     readonly vocabSize: number
     /** Sequences that run at a time, and tokens of one with its prompt. */
     readonly limits: { readonly maxSequences: number; readonly maxTokens: number }
+    /** More bytes of text than this never fit a sequence: told without tokenising, which takes its time. */
+    readonly maxTextBytes: number
     /** Token ids of plain text, with what the tokenizer puts before a text. */
     readonly encode: (text: string) => ReadonlyArray<number>
     readonly decode: (ids: ReadonlyArray<number>) => string
@@ -85,7 +87,12 @@ export interface EngineModel {
 /** A model on an engine; `adapters` by the name that requests ask for. */
 export const makeTextModel = (options: EngineModel): TextModel["Service"] => {
   const { engine, tokenizer, template } = options
+  let longestToken = 1
+  for (let id = 0; id < tokenizer.vocabSize; id++)
+    longestToken = Math.max(longestToken, tokenizer.tokenBytes(id).length)
   return TextModel.of({
+    // composing characters (NFC) makes a text shorter, by a factor of three at most
+    maxTextBytes: 3 * longestToken * engine.limits.maxTokens,
     models: [
       { id: options.id, parent: null },
       ...[...options.adapters.keys()].map((id) => ({ id, parent: options.id }))

@@ -115,6 +115,13 @@ describe.concurrent("refusals", () => {
       assert.match(both.message, /at most 30 new/)
       const full = { ...chat, messages: [{ role: "user", content: "~".repeat(32) }] }
       assert.strictEqual((await errorOf(await post(url, "/v1/chat/completions", full))).code, "context_length_exceeded")
+      // far beyond any tokenisation's reach it is told by its bytes
+      const huge = { model: "tiny", prompt: "~".repeat(50_000) }
+      const told = await errorOf(await post(url, "/v1/completions", huge))
+      assert.strictEqual(told.code, "context_length_exceeded")
+      assert.match(told.message, /50000 bytes/)
+      const talk = { ...chat, messages: [{ role: "user", content: huge.prompt }] }
+      assert.strictEqual((await errorOf(await post(url, "/v1/chat/completions", talk))).code, "context_length_exceeded")
       const fits = await client.completions.create({ model: "tiny", prompt: [65, 66], max_tokens: 30 })
       assert.strictEqual(fits.choices[0]?.finish_reason, "stop")
       assert.lengthOf(seen.requests, 1)
