@@ -10,6 +10,8 @@ export interface SideResult {
   /** Seconds of one run. */
   readonly median: number
   readonly min: number
+  /** Median of the processor seconds of this process in one run: with a software driver that is all of the work. */
+  readonly cpu: number
   /** Against our result: largest absolute difference (matrices, states), or share of equal tokens. */
   readonly difference?: number
   readonly sameTokens?: number
@@ -25,18 +27,24 @@ export interface CaseResult {
   readonly failed: Readonly<Record<string, string>>
   /** The fastest other side by median. */
   readonly best: string | null
-  /** Its median over ours (above 1: we are faster), and the same of the minima. */
+  /** Its median over ours (above 1: we are faster), the same of the minima, and of the least processor time of a peer. */
   readonly ratio: number | null
   readonly ratioOfMinima: number | null
+  readonly ratioOfCpu: number | null
 }
 
-interface Runner {
-  readonly side: Side
-  readonly seconds: Array<number>
+/** Seconds of one run by the clock, and of the process's threads together, which other processes disturb much less. */
+interface Sample {
+  readonly wall: number
+  readonly cpu: number
 }
+type Samples = ReadonlyMap<string, ReadonlyArray<Sample>>
 
 const middle = (values: ReadonlyArray<number>): number =>
   [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN
+
+const walls = (samples: ReadonlyArray<Sample>) => samples.map(({ wall }) => wall)
+const cpus = (samples: ReadonlyArray<Sample>) => samples.map(({ cpu }) => cpu)
 
 /** Rounds of `work(side, round)` in moving order; the first, unmeasured one is the warm-up. */
 const takeTurns = Effect.fnUntraced(function* (
@@ -44,17 +52,20 @@ const takeTurns = Effect.fnUntraced(function* (
   rounds: number,
   work: (side: Side, round: number) => Effect.Effect<unknown, PeerError>
 ) {
-  const runners = sides.map((side): Runner => ({ side, seconds: [] }))
+  const runners = sides.map((side) => ({ side, samples: [] as Sample[] }))
   for (let round = 0; round <= rounds; round++) {
     for (let i = 0; i < runners.length; i++) {
       const runner = runners[(i + round) % runners.length]
       if (runner === undefined) continue
-      const started = yield* Clock.currentTimeNanos
+      const [started, before] = [yield* Clock.currentTimeNanos, process.cpuUsage()]
       yield* work(runner.side, round)
-      if (round > 0) runner.seconds.push(Number((yield* Clock.currentTimeNanos) - started) / 1e9)
+      const { user, system } = process.cpuUsage(before)
+      const wall = Number((yield* Clock.currentTimeNanos) - started) / 1e9
+      if (round > 0) runner.samples.push({ wall, cpu: (user + system) / 1e6 })
     }
   }
-  return new Map(runners.map(({ side, seconds }) => [side.name, seconds]))
+  const all: Samples = new Map(runners.map(({ side, samples }) => [side.name, samples]))
+  return all
 })
 
 /** Splits prepared sides from those that failed. */
@@ -77,13 +88,15 @@ const summarise = (
   name: string,
   work: number,
   unit: CaseResult["unit"],
-  seconds: ReadonlyMap<string, ReadonlyArray<number>>,
+  samples: Samples,
   checks: ReadonlyMap<string, Pick<SideResult, "difference" | "sameTokens">>,
   failed: Readonly<Record<string, string>>
 ): CaseResult => {
   const sides: Record<string, SideResult> = {}
-  for (const [side, values] of seconds)
-    sides[side] = { median: middle(values), min: Math.min(...values), ...checks.get(side) }
+  for (const [side, of] of samples) {
+    const wall = walls(of)
+    sides[side] = { median: middle(wall), min: Math.min(...wall), cpu: middle(cpus(of)), ...checks.get(side) }
+  }
   const others = Object.entries(sides).filter(([side]) => side !== "srcode")
   const mine = sides.srcode
   const fastest = (of: (r: SideResult) => number) =>
@@ -99,7 +112,8 @@ const summarise = (
     failed,
     best,
     ratio: usable ? byMedian / mine.median : null,
-    ratioOfMinima: usable ? fastest((r) => r.min) / mine.min : null
+    ratioOfMinima: usable ? fastest((r) => r.min) / mine.min : null,
+    ratioOfCpu: usable ? fastest((r) => r.cpu) / mine.cpu : null
   }
 }
 
@@ -144,8 +158,8 @@ const compareArrays = Effect.fnUntraced(function* (
       Effect.catch((error) => Effect.sync(() => void (prepared.failed[side.name] = error.message)))
     )
   }
-  const seconds = yield* takeTurns([...usable.keys()], rounds, (side) => usable.get(side) ?? Effect.void)
-  return summarise(name, work, unit, seconds, checks, prepared.failed)
+  const samples = yield* takeTurns([...usable.keys()], rounds, (side) => usable.get(side) ?? Effect.void)
+  return summarise(name, work, unit, samples, checks, prepared.failed)
 })
 
 export const compareChain = (
@@ -238,10 +252,12 @@ export const compareGeneration = (
       rounds,
       (side, round) => ready.get(side)?.generate(promptsOf(2000 + round), 1 + fresh) ?? Effect.void
     )
+    // Less the quickest prefill: never to our credit, nor anyone's, that a prefill was disturbed.
     const decode = new Map(
-      [...whole].map(([side, seconds]) => {
-        const before = Math.min(...(prefill.get(side) ?? [0]))
-        return [side, seconds.map((s) => Math.max(1e-9, s - before))] as const
+      [...whole].map(([side, samples]) => {
+        const first = prefill.get(side) ?? []
+        const [wall, cpu] = [Math.min(...walls(first)), Math.min(...cpus(first))]
+        return [side, samples.map((s): Sample => ({ wall: s.wall - wall, cpu: s.cpu - cpu }))] as const
       })
     )
     const label = (what: string) => `${what}, batch ${batch}, prompt ${prompt}`

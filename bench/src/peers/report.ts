@@ -37,7 +37,10 @@ const line = (result: CaseResult): string => {
       : `${(result.work / seconds).toFixed(0)} tokens/s`
   const sides = Object.entries(result.sides).map(([side, r]) => `${side} ${rate(r.median)}`)
   const failed = Object.entries(result.failed).map(([, why]) => why)
-  const ratio = result.ratio === null ? "" : `; ours is ${result.ratio.toFixed(2)} times ${result.best}`
+  const ratio =
+    result.ratio === null
+      ? ""
+      : `; ours is ${result.ratio.toFixed(2)} times ${result.best} (${result.ratioOfCpu?.toFixed(2)} by processor time)`
   return `${result.name}: ${[...sides, ...failed].join(", ")}${ratio}`
 }
 
