@@ -25,19 +25,33 @@ const packF16 = (values: Float32Array, rows: number, cols: number): Uint32Array<
   return words
 }
 
+// The loops below run over billions of numbers: plain indexing, one division a row or block.
+
 const packInt8 = (values: Float32Array, rows: number, cols: number): PackedRows => {
   const stride = strideOf("int8", cols)
   const data = new Uint32Array((rows * stride) / 4)
-  const bytes = new Int8Array(data.buffer)
   const scales = new Float32Array(rows)
   for (let r = 0; r < rows; r++) {
+    const from = r * cols
     let largest = 0
-    for (let c = 0; c < cols; c++) largest = Math.max(largest, Math.abs(values[r * cols + c] ?? 0))
+    for (let i = from; i < from + cols; i++) {
+      const size = Math.abs(values[i]!)
+      if (size > largest) largest = size
+    }
     const scale = Math.fround(largest / 127)
     scales[r] = scale
     if (scale === 0) continue
+    const inverse = 1 / scale
+    let word = 0
     for (let c = 0; c < cols; c++) {
-      bytes[r * stride + c] = Math.max(-127, Math.min(127, Math.round((values[r * cols + c] ?? 0) / scale)))
+      const q = values[from + c]! * inverse
+      const nearest = (q < 0 ? q - 0.5 : q + 0.5) | 0
+      const byte = nearest > 127 ? 127 : nearest < -127 ? -127 : nearest
+      word |= (byte & 0xff) << (8 * (c & 3))
+      if ((c & 3) === 3 || c === cols - 1) {
+        data[(r * stride + c) >>> 2] = word
+        word = 0
+      }
     }
   }
   return { data, scales: new Uint32Array(scales.buffer) }
@@ -49,28 +63,32 @@ const packInt4 = (values: Float32Array, rows: number, cols: number): PackedRows 
   const data = new Uint32Array((rows * stride) / 8)
   const scales = new Uint32Array(rows * blocks)
   const pairs = new Float16Array(scales.buffer)
-  for (let r = 0; r < rows; r++) {
-    for (let block = 0; block < blocks; block++) {
-      const from = r * cols + block * int4Block
-      const to = Math.min(from + int4Block, (r + 1) * cols)
-      let low = Number.POSITIVE_INFINITY
-      let high = Number.NEGATIVE_INFINITY
-      for (let i = from; i < to; i++) {
-        const w = values[i] ?? 0
-        if (w < low) low = w
-        if (w > high) high = w
-      }
-      const at = r * blocks + block
-      pairs[2 * at] = (high - low) / 15
-      pairs[2 * at + 1] = low
-      // What the device will reckon with, after rounding.
-      const [scale, base] = [pairs[2 * at] ?? 0, pairs[2 * at + 1] ?? 0]
-      if (scale === 0) continue
-      const first = (r * stride + block * int4Block) / 8
-      for (let i = from; i < to; i++) {
-        const step = Math.max(0, Math.min(15, Math.round(((values[i] ?? 0) - base) / scale)))
-        const word = first + ((i - from) >> 3)
-        data[word] = (data[word] ?? 0) | (step << (((i - from) & 7) * 4))
+  for (let at = 0; at < rows * blocks; at++) {
+    const r = Math.floor(at / blocks)
+    const from = r * cols + (at - r * blocks) * int4Block
+    const to = Math.min(from + int4Block, (r + 1) * cols)
+    let low = values[from]!
+    let high = low
+    for (let i = from + 1; i < to; i++) {
+      const w = values[i]!
+      if (w < low) low = w
+      else if (w > high) high = w
+    }
+    pairs[2 * at] = (high - low) / 15
+    pairs[2 * at + 1] = low
+    // What the device will reckon with, after rounding.
+    const [scale, base] = [pairs[2 * at]!, pairs[2 * at + 1]!]
+    if (scale === 0) continue
+    const inverse = 1 / scale
+    let word = 0
+    for (let i = from; i < to; i++) {
+      const nearest = ((values[i]! - base) * inverse + 0.5) | 0
+      const step = nearest < 0 ? 0 : nearest > 15 ? 15 : nearest
+      const place = (i - from) & 7
+      word |= step << (4 * place)
+      if (place === 7 || i === to - 1) {
+        data[at * 4 + ((i - from) >> 3)] = word
+        word = 0
       }
     }
   }

@@ -189,7 +189,7 @@ const packPiece = Effect.fnUntraced(function* (
   const values = widen(info.dtype, raw, rows * cols)
   const limit = storage === "f16" || storage === "int4" ? 65504 : Number.MAX_VALUE
   for (let i = 0; i < values.length; i++) {
-    const value = values[i] ?? 0
+    const value = values[i]!
     if (!(Math.abs(value) <= limit)) return yield* outOfRange(path, info, storage, value, from * cols + i)
   }
   return packRows(storage, values, rows, cols)
@@ -227,7 +227,7 @@ const bfloatTable = (): Uint16Array => {
 const narrowBf16 = (bits: Uint16Array): number => {
   const table = bfloatTable()
   for (let i = 0; i < bits.length; i++) {
-    const half = table[bits[i] ?? 0] ?? 0
+    const half = table[bits[i]!]!
     if ((half & 0x7c00) === 0x7c00) return i
     bits[i] = half
   }
