@@ -26,7 +26,7 @@ const doors: Readonly<Record<string, ReadonlyArray<string>>> = {
   store: ["domain"],
   serve: ["domain", "gpu", "model"],
   pipeline: below,
-  cli: [...below, "pipeline", "serve"],
+  cli: [...below, "pipeline", "serve", "bench"],
   bench: [...below, "pipeline", "kernels"],
   test: [...below, "pipeline", "kernels", "cli"]
 }

@@ -3,6 +3,7 @@ import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Effect, Logger } from "effect"
 import { CliOutput, Command } from "effect/cli"
 import packageJson from "../package.json" with { type: "json" }
+import { bench } from "./commands/bench.ts"
 import { chat } from "./commands/chat.ts"
 import { dataset } from "./commands/dataset/index.ts"
 import { doctor } from "./commands/doctor.ts"
@@ -35,7 +36,8 @@ const command = srcode.pipe(
     rewards,
     exportCommand,
     verifyAdapterCommand,
-    pretrain
+    pretrain,
+    bench
   ])
 )
 

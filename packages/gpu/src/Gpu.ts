@@ -8,7 +8,7 @@
 import { Context, type Effect, type Scope } from "effect"
 import type { GpuError } from "./GpuError.ts"
 import type { KernelName } from "./Kernel.ts"
-import type { Tape } from "./Tape.ts"
+import type { Dispatch, Tape } from "./Tape.ts"
 import type { ElementType, Tensor } from "./Tensor.ts"
 
 /** What the adapter says of itself, and what was requested of it. */
@@ -30,6 +30,37 @@ export interface AdapterInfo {
 export interface KernelTime {
   readonly kernel: KernelName
   readonly nanoseconds: number
+}
+
+/** One dispatch on the device's clock, in nanoseconds; only differences mean anything. */
+export interface DispatchTime {
+  readonly dispatch: Dispatch
+  readonly start: number
+  readonly end: number
+}
+
+/**
+ * A stretch of host work for the device, in nanoseconds since the device was opened. `record` runs the caller's code,
+ * `compile` looks pipelines up (and makes new ones), `encode` and `submit` are Dawn's, `read` and `wait` are waiting.
+ */
+export interface HostSpan {
+  readonly phase: "record" | "compile" | "encode" | "submit" | "wait" | "read"
+  readonly label: string
+  readonly start: number
+  readonly end: number
+  /** Dispatches encoded; only `encode` has them. */
+  readonly dispatches?: number
+}
+
+/** Hears what the device is given to do while it is installed (`Gpu.observe`). Must not fail. */
+export interface Observer {
+  /**
+   * Times each dispatch: each then gets a pass of its own and every submit is waited for, so that wall times are not those of
+   * ordinary work. Without timestamps on the device every submit is waited for all the same, and `onDispatches` is not called.
+   */
+  readonly dispatches: boolean
+  readonly onSpan: (span: HostSpan) => void
+  readonly onDispatches: (label: string, times: ReadonlyArray<DispatchTime>) => void
 }
 
 export interface MemoryUse {
@@ -60,6 +91,8 @@ export class Gpu extends Context.Service<
     readonly idle: Effect.Effect<void, GpuError>
     /** Like `submit`, one pass per dispatch with timestamps; empty where the device has no timestamps. Waits. */
     profile(label: string, record: (tape: Tape) => void): Effect.Effect<ReadonlyArray<KernelTime>, GpuError>
+    /** Runs `work` while `observer` hears of every submit and read on this device, whoever makes them. */
+    observe<A, E, R>(observer: Observer, work: Effect.Effect<A, E, R>): Effect.Effect<A, E, R>
     /** Compiles the named kernels with the file's own constants and reports the first that fails. */
     compile(kernels: ReadonlyArray<KernelName>): Effect.Effect<void, GpuError>
     /** Device memory in bytes, as accounted here. */

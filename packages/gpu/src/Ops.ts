@@ -6,6 +6,7 @@ import { makeAttention } from "./ops/attention.ts"
 import { makeLayerOps } from "./ops/layer.ts"
 import { makeLora } from "./ops/lora.ts"
 import { makeMatmul } from "./ops/matmul.ts"
+import { probes } from "./ops/probe.ts"
 import { makeTrainOps } from "./ops/train.ts"
 import { makeVocabularyOps } from "./ops/vocabulary.ts"
 
@@ -17,7 +18,8 @@ export const makeOps = (info: AdapterInfo) => {
     ...makeAttention(info),
     ...makeLayerOps(info),
     ...makeVocabularyOps(info),
-    ...makeTrainOps(info)
+    ...makeTrainOps(info),
+    ...probes
   }
 }
 
@@ -26,5 +28,6 @@ export type Ops = ReturnType<typeof makeOps>
 export { pageSize } from "./ops/attention.ts"
 export type { HeadShape } from "./ops/layer.ts"
 export type { Layout, MatmulArgs } from "./ops/matmul.ts"
+export { probeElements } from "./ops/probe.ts"
 export { normBlock, type PolicyLossKind, type PpoLossParams } from "./ops/train.ts"
 export { sampleSettings } from "./ops/vocabulary.ts"

@@ -1,4 +1,5 @@
 /** The compute device: service, errors, tensors, typed recorder, and the typed launches of every kernel. */
+export * from "./Cost.ts"
 export * from "./Gpu.ts"
 export * as GpuDawn from "./GpuDawn.ts"
 export { type DeviceChoice, deviceChoices, type GpuOptions } from "./GpuDawn.ts"
@@ -8,5 +9,7 @@ export * from "./Matrix.ts"
 export * from "./MatrixPack.ts"
 export * from "./MemoryPlan.ts"
 export * from "./Ops.ts"
+export * from "./Profile.ts"
 export * from "./Tape.ts"
 export * from "./Tensor.ts"
+export * from "./Trace.ts"

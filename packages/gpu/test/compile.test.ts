@@ -128,6 +128,9 @@ layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", 
               eps: 1e-8,
               weightDecay: 0
             })
+            ops.probeCopy(tape, { from: f, to: o, n: 8 })
+            ops.probeFma(tape, { out: o, rounds: 1, groups: 1, a: 1, b: 0 })
+            ops.probeMatrix(tape, { tiles: u, out: o, rounds: 1, groups: 1 })
             for (const entry of tape.entries) if (entry._tag === "Dispatch") seen.add(entry.dispatch.kernel)
           })
         }

@@ -15,7 +15,7 @@ import { NodeServices } from "@effect/platform-node"
 import { Effect } from "effect"
 import { type ModelConfig, tensorShapes, writeConfig } from "../src/Config.ts"
 import { encodeBf16, encodeF16 } from "../src/internal/half.ts"
-import { presets } from "./presets.ts"
+import { modelPresets as presets } from "../src/Presets.ts"
 
 export type Dtype = "bf16" | "f16" | "f32"
 

@@ -55,6 +55,7 @@ export const makeCounter = (info: AdapterInfo) => {
       ),
     idle: Effect.void,
     profile: () => Effect.succeed([]),
+    observe: (_observer, work) => work,
     compile: () => Effect.void,
     memory: Effect.sync(() => ({ live, peak, budget: Number.POSITIVE_INFINITY })),
     dispatches: Effect.succeed(0)

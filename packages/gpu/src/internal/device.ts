@@ -1,8 +1,8 @@
 /** Opens the adapter and implements the Gpu verbs over a GPUDevice. See GpuDawn.ts. */
 import { totalmem } from "node:os"
-import { Effect, type Scope } from "effect"
+import { Clock, Effect, type Scope } from "effect"
 import { create } from "webgpu"
-import { type AdapterInfo, Gpu, type HostArray, type KernelTime } from "../Gpu.ts"
+import { type AdapterInfo, Gpu, type HostArray, type HostSpan, type KernelTime, type Observer } from "../Gpu.ts"
 import type { DeviceChoice, GpuOptions } from "../GpuDawn.ts"
 import {
   DeviceLost,
@@ -14,13 +14,15 @@ import {
   Validation
 } from "../GpuError.ts"
 import type { KernelName } from "../Kernel.ts"
-import { type Dispatch, Tape } from "../Tape.ts"
+import { Tape } from "../Tape.ts"
 import type { ElementType, Tensor } from "../Tensor.ts"
 import { bufferBytes, largestBuffer } from "./counter.ts"
+import { encodeTape } from "./encode.ts"
 import { type Compiled, makePipelines } from "./pipelines.ts"
+import { makeTimestamps, type Timestamps } from "./timestamps.ts"
 
 // WebGPU's numeric flags (the globals are not defined in Node).
-const usage = { mapRead: 1, copySrc: 4, copyDst: 8, storage: 128, queryResolve: 512 }
+const usage = { mapRead: 1, copySrc: 4, copyDst: 8, storage: 128 }
 const mapModeRead = 1
 
 const wantedFeatures: ReadonlyArray<string> = [
@@ -166,6 +168,19 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
   let dispatches = 0
   const pipelines = makePipelines(device, new Set(features), kernels)
 
+  const clock = yield* Clock.Clock
+  const opened = clock.currentTimeNanosUnsafe()
+  let observer: Observer | undefined
+  /** The first timestamp: all others are counted from it, as 64 bits do not fit a number. */
+  let epoch: bigint | undefined
+  const now = (): number => (observer === undefined ? 0 : Number(clock.currentTimeNanosUnsafe() - opened))
+  /** Tells the observer what was done since `start`; returns the time. */
+  const span = (phase: HostSpan["phase"], label: string, start: number, encoded?: ReadonlyArray<Compiled>): number => {
+    const end = now()
+    observer?.onSpan({ phase, label, start, end, ...(encoded && { dispatches: encoded.length }) })
+    return end
+  }
+
   const alloc = <E extends ElementType>(
     label: string,
     element: E,
@@ -213,60 +228,12 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
       return Effect.void
     })
 
-  const encodeDispatch = (pass: GPUComputePassEncoder, entry: Dispatch, compiled: Compiled): void => {
-    pass.setPipeline(compiled.pipeline)
-    pass.setBindGroup(
-      0,
-      device.createBindGroup({
-        layout: compiled.layout,
-        entries: entry.tensors.map(([binding, tensor]) => ({
-          binding,
-          resource: { buffer: tensor.buffer, offset: tensor.offset * 4, size: Math.ceil(tensor.length / 4) * 16 }
-        }))
-      })
-    )
-    pass.setImmediates(0, entry.immediates)
-    pass.dispatchWorkgroups(...entry.grid)
-    dispatches++
-  }
-
   const resolve = (tape: Tape) =>
     pipelines.resolve(tape.entries.flatMap((e) => (e._tag === "Dispatch" ? [e.dispatch] : [])))
 
-  const encode = (
-    tape: Tape,
-    compiled: ReadonlyArray<Compiled>,
-    perDispatch?: (encoder: GPUCommandEncoder, index: number) => GPUComputePassEncoder
-  ): GPUCommandBuffer => {
-    const encoder = device.createCommandEncoder()
-    let pass: GPUComputePassEncoder | undefined
-    let index = 0
-    for (const entry of tape.entries) {
-      if (entry._tag === "Dispatch") {
-        const own = perDispatch?.(encoder, index)
-        pass ??= own ?? encoder.beginComputePass()
-        encodeDispatch(pass, entry.dispatch, compiled[index++]!)
-        if (own !== undefined) {
-          own.end()
-          pass = undefined
-        }
-        continue
-      }
-      pass?.end()
-      pass = undefined
-      if (entry._tag === "Clear")
-        encoder.clearBuffer(entry.tensor.buffer, entry.tensor.offset * 4, entry.tensor.length * 4)
-      else
-        encoder.copyBufferToBuffer(
-          entry.from.buffer,
-          entry.from.offset * 4,
-          entry.to.buffer,
-          entry.to.offset * 4,
-          entry.length * 4
-        )
-    }
-    pass?.end()
-    return encoder.finish()
+  const encode = (tape: Tape, compiled: ReadonlyArray<Compiled>, pass?: Timestamps["pass"]): GPUCommandBuffer => {
+    dispatches += compiled.length
+    return encodeTape(device, tape, compiled, pass)
   }
 
   const record = (label: string, body: (tape: Tape) => void): Effect.Effect<Tape, GpuError> =>
@@ -278,14 +245,6 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
       return tape.failure === undefined ? Effect.succeed(tape) : Effect.fail(tape.failure)
     })
 
-  const submit = Effect.fnUntraced(function* (label: string, body: (tape: Tape) => void) {
-    const tape = yield* record(label, body)
-    const compiled = yield* resolve(tape)
-    operation = label
-    device.queue.submit([encode(tape, compiled)])
-    yield* check
-  })
-
   const stopped = (what: string) => (cause: unknown) =>
     failure ?? gpuError(new Validation({ operation: what, detail: String(cause) }))
 
@@ -293,6 +252,24 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
     try: () => device.queue.onSubmittedWorkDone(),
     catch: stopped("waiting for the device")
   }).pipe(Effect.andThen(check))
+
+  const submit = Effect.fnUntraced(function* (label: string, body: (tape: Tape) => void) {
+    if (observer?.dispatches === true) {
+      yield* timed(label, body)
+      return
+    }
+    let at = now()
+    const tape = yield* record(label, body)
+    at = span("record", label, at)
+    const compiled = yield* resolve(tape)
+    operation = label
+    at = span("compile", label, at)
+    const commands = encode(tape, compiled)
+    at = span("encode", label, at, compiled)
+    device.queue.submit([commands])
+    span("submit", label, at)
+    yield* check
+  })
 
   const readBytes = (buffer: GPUBuffer, offset: number, bytes: number): Effect.Effect<ArrayBuffer, GpuError> =>
     Effect.gen(function* () {
@@ -313,36 +290,58 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
     })
 
   const read = Effect.fnUntraced(function* <E extends ElementType>(tensor: Tensor<E>) {
+    const at = now()
     const bytes = yield* readBytes(tensor.buffer, tensor.offset * 4, tensor.length * 4)
+    span("read", tensor.label, at)
     return (tensor.element === "f32" ? new Float32Array(bytes) : new Uint32Array(bytes)) as HostArray<E>
   })
 
-  const profile = Effect.fnUntraced(function* (label: string, body: (tape: Tape) => void) {
+  /** Submits with a pass for each dispatch and waits; no times where the device has no timestamps. */
+  const timed = Effect.fnUntraced(function* (label: string, body: (tape: Tape) => void) {
+    let at = now()
     const tape = yield* record(label, body)
-    const kernels = tape.entries.flatMap((e) => (e._tag === "Dispatch" ? [e.dispatch.kernel] : []))
-    if (!features.includes("timestamp-query") || kernels.length === 0 || kernels.length > 2000) {
-      yield* submit(label, body)
-      yield* idle
-      return []
-    }
+    at = span("record", label, at)
     const compiled = yield* resolve(tape)
-    const querySet = device.createQuerySet({ type: "timestamp", count: kernels.length * 2 })
-    const resolved = device.createBuffer({ size: kernels.length * 16, usage: usage.queryResolve | usage.copySrc })
-    const commands = encode(tape, compiled, (encoder, i) =>
-      encoder.beginComputePass({
-        timestampWrites: { querySet, beginningOfPassWriteIndex: 2 * i, endOfPassWriteIndex: 2 * i + 1 }
-      })
-    )
-    const resolver = device.createCommandEncoder()
-    resolver.resolveQuerySet(querySet, 0, kernels.length * 2, resolved, 0)
-    device.queue.submit([commands, resolver.finish()])
-    const stamps = new BigUint64Array(yield* readBytes(resolved, 0, kernels.length * 16))
-    querySet.destroy()
-    resolved.destroy()
-    return kernels.map(
-      (kernel, i): KernelTime => ({ kernel, nanoseconds: Number((stamps[2 * i + 1] ?? 0n) - (stamps[2 * i] ?? 0n)) })
-    )
+    operation = label
+    at = span("compile", label, at)
+    const dispatched = tape.entries.flatMap((e) => (e._tag === "Dispatch" ? [e.dispatch] : []))
+    const stamps = features.includes("timestamp-query") ? makeTimestamps(device, dispatched.length) : undefined
+    const commands = [encode(tape, compiled, stamps?.pass)]
+    at = span("encode", label, at, compiled)
+    device.queue.submit(stamps === undefined ? commands : [...commands, stamps.resolve()])
+    at = span("submit", label, at)
+    yield* check
+    yield* idle
+    span("wait", label, at)
+    if (stamps === undefined) return []
+    const times = new BigUint64Array(yield* readBytes(stamps.resolved, 0, stamps.bytes))
+    stamps.destroy()
+    epoch ??= times[0] ?? 0n
+    const since = epoch
+    const place = (i: number): number => Number((times[i] ?? since) - since)
+    const all = dispatched.map((dispatch, i) => ({ dispatch, start: place(2 * i), end: place(2 * i + 1) }))
+    observer?.onDispatches(label, all)
+    return all
   })
+
+  const profile = (label: string, body: (tape: Tape) => void) =>
+    Effect.map(timed(label, body), (all) =>
+      all.map(({ dispatch, end, start }): KernelTime => ({ kernel: dispatch.kernel, nanoseconds: end - start }))
+    )
+
+  const observe = <A, E, R>(wanted: Observer, work: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+    Effect.acquireUseRelease(
+      Effect.sync(() => {
+        const before = observer
+        observer = wanted
+        return before
+      }),
+      () => work,
+      (before) =>
+        Effect.sync(() => {
+          observer = before
+        })
+    )
 
   const compile = Effect.fnUntraced(function* (kernels: ReadonlyArray<KernelName>) {
     yield* pipelines.resolve(kernels.map((kernel) => ({ kernel, constants: {} })))
@@ -357,6 +356,7 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
     read,
     idle,
     profile,
+    observe,
     compile,
     memory: Effect.sync(() => ({ live, peak, budget })),
     dispatches: Effect.sync(() => dispatches)

@@ -1,4 +1,4 @@
-/** Configurations for random checkpoints: the published values of real models, and tiny ones that keep their oddities. */
+/** Configurations by name, for models of random weights: the published values of real models, and tiny ones that keep their oddities. */
 import type { ModelConfig } from "../src/Config.ts"
 
 const qwen25: ModelConfig = {
@@ -72,7 +72,7 @@ const tiny: ModelConfig = {
   bosTokenId: null
 }
 
-export const presets: Readonly<Record<string, ModelConfig>> = {
+export const modelPresets: Readonly<Record<string, ModelConfig>> = {
   "qwen2.5-coder-0.5b": qwen25,
   "qwen2.5-coder-1.5b": {
     ...qwen25,
