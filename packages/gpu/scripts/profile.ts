@@ -56,7 +56,7 @@ const program = Effect.gen(function* () {
   const start = index.map((i) => i - (i % s.sequence))
   const [x, y, dx] = [yield* floats(rows * s.hidden), yield* floats(rows * s.hidden), yield* floats(rows * s.hidden)]
   const [weight, rstd] = [yield* floats(s.hidden), yield* floats(rows)]
-  const [gu, dgu, up] = [yield* floats(2 * rows * s.ffn), yield* floats(2 * rows * s.ffn), yield* floats(rows * s.ffn)]
+  const [gu, up] = [yield* floats(2 * rows * s.ffn), yield* floats(rows * s.ffn)]
   const [logits, ref] = [yield* floats(rows * s.vocab), yield* floats(rows * s.vocab)]
   const [state, out, refOut, grad] = [
     yield* floats(5 * rows),
@@ -99,7 +99,7 @@ const program = Effect.gen(function* () {
     ops.attentionBackward(tape, { ...shape, q, k, v, o, dO, stat, kvStart, qEnd, dq, dk, dv })
     ops.ropeBackward(tape, { ...shape, dq, dk, dv, position, table, dqkv: qkv })
     ops.swiglu(tape, { gu, y: up, rows, dim: s.ffn })
-    ops.swigluBackward(tape, { gu, dy: up, dgu, rows, dim: s.ffn })
+    ops.swigluBackward(tape, { gu, dy: up, rows, dim: s.ffn })
     ops.gatherRows(tape, { table: x, id: own, out: y, rows, dim: s.hidden })
     ops.logSoftmaxChunk(tape, { ...head, logits, refLogits: ref, state })
     ops.logSoftmaxFinish(tape, { state, refOut, out, rows })

@@ -70,7 +70,7 @@ layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", 
               ops.attentionBackward(tape, { ...attention, o: f, dO: f, stat: p, dq: o, dk: q, dv: s })
             }
             ops.swiglu(tape, { gu: f, y: o, rows: 2, dim: 4 })
-            ops.swigluBackward(tape, { gu: f, dy: f, dgu: o, rows: 2, dim: 4 })
+            ops.swigluBackward(tape, { gu: o, dy: f, rows: 2, dim: 4 })
             ops.gatherRows(tape, { table: f, id: u, out: o, rows: 2, dim: 4 })
             ops.scatterRows(tape, { dy: f, start: u, order: u, dtable: o, rows: 2, dim: 4, accumulate: true })
             ops.columnSum(tape, { x: f, out: o, rows: 300, cols: 4, scratch: p })

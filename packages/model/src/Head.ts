@@ -17,6 +17,7 @@ import {
 import { Effect, type Scope } from "effect"
 import type { Batch } from "./Batch.ts"
 import type { ModelConfig } from "./Config.ts"
+import type { HeadElements, HeadScratch } from "./Workspace.ts"
 
 type F = Tensor<"f32">
 
@@ -42,31 +43,50 @@ export interface HeadWorkspace {
 /** Elements a chunk of logits may take. */
 const chunkBudget = 1 << 22
 
+export interface HeadOptions {
+  readonly capacity: number
+  readonly reference: boolean
+}
+
+/** Columns of a chunk for so many rows. */
+const chunkOf = (config: ModelConfig, capacity: number): number => {
+  const half = Math.ceil(config.vocabSize / 2 / 64) * 64
+  return Math.max(64, Math.min(half, Math.floor(chunkBudget / capacity / 64) * 64))
+}
+
+/** What the head needs between forward and backward only: a workspace can lay it over its own buffers (`options.head`). */
+export const headElements = (config: ModelConfig, { capacity, reference }: HeadOptions): HeadElements => {
+  const logits = capacity * chunkOf(config, capacity)
+  const states = capacity * config.hiddenSize
+  return { logits, ...(reference ? { refLogits: logits } : {}), selected: states, dSelected: states }
+}
+
+/** Allocates the head's buffers; `scratch` gives those of `headElements` from a workspace. */
 export const allocHead = (
   config: ModelConfig,
-  options: { readonly capacity: number; readonly reference: boolean }
+  options: HeadOptions & { readonly scratch?: HeadScratch }
 ): Effect.Effect<HeadWorkspace, GpuError, Gpu | Scope.Scope> =>
   Effect.gen(function* () {
     const gpu = yield* Gpu
     const n = options.capacity
     const C = config.hiddenSize
-    const half = Math.ceil(config.vocabSize / 2 / 64) * 64
-    const chunk = Math.max(64, Math.min(half, Math.floor(chunkBudget / n / 64) * 64))
+    const chunk = chunkOf(config, n)
+    const { logits, refLogits, selected, dSelected } = options.scratch ?? {}
     const f32 = (label: string, length: number) => gpu.alloc(`head.${label}`, "f32", length)
     const maybe = (label: string, length: number) => (options.reference ? f32(label, length) : Effect.succeed(null))
     return {
       capacity: n,
       chunk,
-      logits: yield* f32("logits", n * chunk),
-      refLogits: yield* maybe("ref_logits", n * chunk),
+      logits: logits ?? (yield* f32("logits", n * chunk)),
+      refLogits: refLogits ?? (yield* maybe("ref_logits", n * chunk)),
       state: yield* f32("state", n * 5),
       scored: yield* f32("scored", n * 4),
       refState: yield* maybe("ref_state", n * 5),
       refScored: yield* maybe("ref_scored", n * 4),
-      selected: yield* f32("selected", n * C),
+      selected: selected ?? (yield* f32("selected", n * C)),
       refSelected: yield* maybe("ref_selected", n * C),
       grad: yield* f32("grad", n * 3),
-      dSelected: yield* f32("d_selected", n * C)
+      dSelected: dSelected ?? (yield* f32("d_selected", n * C))
     }
   })
 

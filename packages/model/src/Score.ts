@@ -3,7 +3,7 @@
 import { Gpu, type GpuError, makeOps } from "@srcode/gpu"
 import { Effect, type Scope } from "effect"
 import { allocBatch, packSequences, type Sequence, uploadBatch } from "./Batch.ts"
-import { allocHead, scoreRows, selectRows } from "./Head.ts"
+import { allocHead, headElements, scoreRows, selectRows } from "./Head.ts"
 import type { Lora } from "./Lora.ts"
 import { ModelError } from "./ModelError.ts"
 import { type Decoder, forward } from "./Transformer.ts"
@@ -33,8 +33,10 @@ export const makeScorer = (
     const gpu = yield* Gpu
     const ops = makeOps(gpu.info)
     const { config } = decoder
-    const ws = yield* allocWorkspace(config, { capacity: options.capacity, save: false, rank: options.rank })
-    const hw = yield* allocHead(config, { capacity: options.capacity, reference: false })
+    const room = { capacity: options.capacity, reference: false }
+    const head = headElements(config, room)
+    const ws = yield* allocWorkspace(config, { capacity: options.capacity, save: false, rank: options.rank, head })
+    const hw = yield* allocHead(config, { ...room, scratch: ws.head })
     const buffers = yield* allocBatch(options.capacity)
     const limit = Math.min(options.capacity, decoder.rope.positions)
     const onePass = Effect.fnUntraced(function* (

@@ -2,19 +2,18 @@
  * The decoder (Qwen2, Llama, Qwen3) over packed rows, forward and backward, recorded on a tape.
  *
  * Parts stand in the order of the computation: attention block, MLP block, final norm. The adapter's low-rank product
- * rides in the same matmul as its base weight. Backward recomputes nothing and needs a workspace that saved; gradients
- * go to the adapter, to all weights, or to neither (`dx` only).
+ * rides in the same matmul as its base weight. Backward needs a workspace that saved, computes again what its mode did not
+ * keep, and consumes what it kept; gradients go to the adapter, to all weights, or to neither (`dx` only).
  */
-import { denseTensor, type HeadShape, type Matrix, type Ops, type Tape, type Tensor } from "@srcode/gpu"
+import { denseTensor, type Ops, type Tape, type Tensor } from "@srcode/gpu"
 import type { Batch } from "./Batch.ts"
 import type { ModelConfig } from "./Config.ts"
-import type { FusedLinear, Lora, LoraPart, LoraTensors } from "./Lora.ts"
+import { layerParts, linearBackward, makeContext } from "./internal/layer.ts"
+import type { Lora, LoraTensors } from "./Lora.ts"
 import type { CachedRows } from "./PagedCache.ts"
 import type { RopeTables } from "./Rope.ts"
 import type { Weights } from "./Weights.ts"
-import type { Workspace } from "./Workspace.ts"
-
-type F = Tensor<"f32">
+import type { Checkpointing, Workspace } from "./Workspace.ts"
 
 /** What a forward pass runs with. */
 export interface Decoder {
@@ -27,95 +26,6 @@ export interface Decoder {
 export interface GradientTarget {
   readonly lora?: LoraTensors
   readonly weights?: Weights
-}
-
-interface Context {
-  readonly tape: Tape
-  readonly ops: Ops
-  readonly decoder: Decoder
-  readonly lora: Lora | null
-  readonly rows: number
-}
-
-const headShape = (config: ModelConfig, rows: number): HeadShape => ({
-  rows,
-  heads: config.numHeads,
-  kvHeads: config.numKeyValueHeads,
-  headDim: config.headDim
-})
-
-/** y [rows, out] = x W' (+ bias, + residual); keeps the scaled A output for backward. */
-const linear = (
-  ctx: Context,
-  part: LoraPart | undefined,
-  args: { x: F; w: Matrix; y: F; down: F; out: number; in: number; bias?: F | null; residual?: F }
-): void => {
-  const { tape, ops, rows } = ctx
-  if (part && ctx.lora) {
-    ops.matmulNT(tape, {
-      a: args.x,
-      b: part.a,
-      out: args.down,
-      m: rows,
-      n: part.width,
-      k: args.in,
-      alpha: ctx.lora.scale
-    })
-  }
-  ops.matmulNT(tape, {
-    a: args.x,
-    b: args.w,
-    out: args.y,
-    m: rows,
-    n: args.out,
-    k: args.in,
-    ...(args.bias ? { bias: args.bias } : {}),
-    ...(args.residual ? { residual: args.residual } : {}),
-    ...(part && ctx.lora ? { extra: { a: args.down, b: part.b, k: part.width } } : {})
-  })
-}
-
-/** Gradients of `linear`: dx, and those of its adapter or its weight. `down` is what forward kept; dLora is scratch. */
-const linearBackward = (
-  ctx: Context,
-  fused: FusedLinear,
-  layer: number,
-  grads: GradientTarget,
-  args: { x: F; w: Matrix; dy: F; dx: F; down: F; dLora: F; out: number; in: number }
-): void => {
-  const { tape, ops, rows } = ctx
-  const part = ctx.lora?.params.layers[layer]?.[fused]
-  if (part && ctx.lora) {
-    const { width } = part
-    ops.matmulNN(tape, {
-      a: args.dy,
-      b: part.b,
-      out: args.dLora,
-      m: rows,
-      n: width,
-      k: args.out,
-      alpha: ctx.lora.scale
-    })
-    const into = grads.lora?.layers[layer]?.[fused]
-    if (into) {
-      ops.matmulTN(tape, { a: args.dLora, b: args.x, out: into.a, m: width, n: args.in, k: rows, accumulate: true })
-      ops.matmulTN(tape, { a: args.dy, b: args.down, out: into.b, m: args.out, n: width, k: rows, accumulate: true })
-      ops.loraMask(tape, { db: into.b, rows: args.out, rank: ctx.lora.rank, ends: into.ends })
-    }
-  }
-  const key = fused
-  const target = grads.weights?.layers[layer]?.[key]
-  const dw = target && denseTensor(target)
-  if (dw) ops.matmulTN(tape, { a: args.dy, b: args.x, out: dw, m: args.out, n: args.in, k: rows, accumulate: true })
-  ops.matmulNN(tape, {
-    a: args.dy,
-    b: args.w,
-    out: args.dx,
-    m: rows,
-    n: args.in,
-    k: args.out,
-    ...(part ? { extra: { a: args.dLora, b: part.a, k: part.width } } : {})
-  })
 }
 
 /**
@@ -131,71 +41,51 @@ export const forward = (
   ws: Workspace,
   cache?: CachedRows
 ): void => {
-  const { config, weights, rope } = decoder
+  const { config, weights } = decoder
   const { rows } = batch
   tape.require(
     rows <= ws.capacity && rows <= batch.capacity,
     "forward",
     `${rows} rows exceed a capacity of ${Math.min(ws.capacity, batch.capacity)}`
   )
-  const ctx: Context = { tape, ops, decoder, lora, rows }
-  const shape = headShape(config, rows)
-  const [C, HD, QKV, FF] = [
-    config.hiddenSize,
-    shape.heads * shape.headDim,
-    (shape.heads + 2 * shape.kvHeads) * shape.headDim,
-    config.intermediateSize
-  ]
-  const eps = config.rmsNormEps
-
+  const ctx = makeContext(tape, ops, decoder, lora, batch, cache)
+  const { C } = ctx
   ops.gatherRows(tape, { table: weights.embed, id: batch.ids, out: ws.layers[0]?.x ?? ws.last, rows, dim: C })
   weights.layers.forEach((w, i) => {
     const s = ws.layers[i]
     if (s === undefined) return
-    const part = lora?.params.layers[i]
-    const { k, v } = cache?.layers[i] ?? s
-    ops.rmsNorm(tape, { x: s.x, w: w.norm1, y: s.normed1, rstd: s.rstd1, rows, dim: C, eps })
-    linear(ctx, part?.qkv, { x: s.normed1, w: w.qkv, y: s.qkv, down: s.loraQkv, out: QKV, in: C, bias: w.qkvBias })
-    ops.rope(tape, {
-      ...shape,
-      qkv: s.qkv,
-      position: batch.position,
-      kvRow: batch.kvRow,
-      table: rope.table,
-      q: s.q,
-      k,
-      v,
-      norm: w.qkNorm ? { weight: w.qkNorm, eps } : undefined
-    })
-    if (cache) ops.attentionPaged(tape, { ...shape, ...cache, q: s.q, k, v, position: batch.position, o: s.attended })
-    else
-      ops.attention(tape, {
-        ...shape,
-        q: s.q,
-        k,
-        v,
-        kvStart: batch.kvStart,
-        kvEnd: batch.kvEnd,
-        o: s.attended,
-        stat: s.stat,
-        packed: true
-      })
-    linear(ctx, part?.o, { x: s.attended, w: w.o, y: s.middle, down: s.loraO, out: C, in: HD, residual: s.x })
-    ops.rmsNorm(tape, { x: s.middle, w: w.norm2, y: s.normed2, rstd: s.rstd2, rows, dim: C, eps })
-    linear(ctx, part?.gateUp, { x: s.normed2, w: w.gateUp, y: s.gateUp, down: s.loraGateUp, out: 2 * FF, in: C })
-    ops.swiglu(tape, { gu: s.gateUp, y: s.activated, rows, dim: FF })
-    const next = ws.layers[i + 1]?.x ?? ws.last
-    linear(ctx, part?.down, {
-      x: s.activated,
-      w: w.down,
-      y: next,
-      down: s.loraDown,
-      out: C,
-      in: FF,
-      residual: s.middle
-    })
+    const part = layerParts(ctx, i, w, s)
+    part.norm1()
+    part.qkv()
+    part.rope()
+    part.attention()
+    part.o()
+    part.norm2()
+    part.gateUp()
+    part.swiglu()
+    part.down(ws.layers[i + 1]?.x ?? ws.last)
   })
-  ops.rmsNorm(tape, { x: ws.last, w: weights.norm, y: ws.hidden, rstd: ws.rstd, rows, dim: C, eps })
+  ops.rmsNorm(tape, { x: ws.last, w: weights.norm, y: ws.hidden, rstd: ws.rstd, rows, dim: C, eps: config.rmsNormEps })
+}
+
+/** Runs again what the layer did not keep, all but the parts of `selective` that backward runs just in time. */
+const computeAgain = (part: ReturnType<typeof layerParts>, checkpointing: Checkpointing): void => {
+  if (checkpointing === "none") return
+  if (checkpointing === "layer") {
+    part.norm1()
+    part.qkv()
+    part.rope()
+    part.attention()
+    part.o()
+    part.norm2()
+    part.gateUp()
+    part.swiglu()
+    part.downAgain()
+  } else {
+    part.norm2()
+    part.gateUpAgain()
+    part.swiglu()
+  }
 }
 
 /**
@@ -222,14 +112,8 @@ export const backward = (
     `${config.modelType} cannot be trained in all parameters: its q and k norms are frozen; train an adapter`
   )
   if (g === null) return
-  const ctx: Context = { tape, ops, decoder, lora, rows }
-  const shape = headShape(config, rows)
-  const [C, HD, QKV, FF] = [
-    config.hiddenSize,
-    shape.heads * shape.headDim,
-    (shape.heads + 2 * shape.kvHeads) * shape.headDim,
-    config.intermediateSize
-  ]
+  const ctx = makeContext(tape, ops, decoder, lora, batch)
+  const { shape, C, HD, QKV, FF } = ctx
 
   if (grads.weights)
     ops.rmsNormBackwardWeight(tape, {
@@ -254,6 +138,8 @@ export const backward = (
   for (let i = config.numLayers - 1; i >= 0; i--) {
     const [w, s, dw] = [weights.layers[i], ws.layers[i], grads.weights?.layers[i]]
     if (w === undefined || s === undefined) continue
+    const part = layerParts(ctx, i, w, s)
+    if (i + 1 < config.numLayers) computeAgain(part, ws.checkpointing)
     linearBackward(ctx, "down", i, grads, {
       x: s.activated,
       w: w.down,
@@ -264,11 +150,11 @@ export const backward = (
       out: C,
       in: FF
     })
-    ops.swigluBackward(tape, { gu: s.gateUp, dy: g.dActivated, dgu: g.dGateUp, rows, dim: FF })
+    ops.swigluBackward(tape, { gu: s.gateUp, dy: g.dActivated, rows, dim: FF })
     linearBackward(ctx, "gateUp", i, grads, {
       x: s.normed2,
       w: w.gateUp,
-      dy: g.dGateUp,
+      dy: s.gateUp,
       dx: g.dNormed,
       down: s.loraGateUp,
       dLora: g.dLora,
@@ -305,6 +191,7 @@ export const backward = (
       out: C,
       in: HD
     })
+    if (ws.checkpointing === "selective" && config.qkNorm) part.rope()
     ops.attentionBackward(tape, {
       ...shape,
       q: s.q,
@@ -329,6 +216,7 @@ export const backward = (
       dqkv: g.dQkv,
       norm: w.qkNorm ? { weight: w.qkNorm, eps: config.rmsNormEps, qkv: s.qkv } : undefined
     })
+    if (ws.checkpointing === "selective") part.norm1()
     if (dw?.qkvBias)
       ops.columnSum(tape, { x: g.dQkv, out: dw.qkvBias, rows, cols: QKV, accumulate: true, scratch: g.columnScratch })
     linearBackward(ctx, "qkv", i, grads, {

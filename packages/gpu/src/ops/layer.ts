@@ -216,16 +216,15 @@ export const makeLayerOps = (info: AdapterInfo) => {
       const { constants, grid, span } = byRows(info, x.rows, x.dim)
       tape.dispatch("swiglu_forward", { gu: x.gu, y: x.y }, { rows: x.rows, dim: x.dim, span }, grid, constants)
     },
-    swigluBackward(tape: Tape, x: { gu: F; dy: F; dgu: F; rows: number; dim: number }): void {
+    /** Writes the gradient of gate and up over them. */
+    swigluBackward(tape: Tape, x: { gu: F; dy: F; rows: number; dim: number }): void {
       const size = x.rows * x.dim
       fits(tape, "swiglu_backward", [
         ["gu", x.gu, 2 * size],
-        ["dy", x.dy, size],
-        ["dgu", x.dgu, 2 * size]
+        ["dy", x.dy, size]
       ])
       const { constants, grid, span } = byRows(info, x.rows, x.dim)
-      const bindings = { gu: x.gu, dy: x.dy, dgu: x.dgu }
-      tape.dispatch("swiglu_backward", bindings, { rows: x.rows, dim: x.dim, span }, grid, constants)
+      tape.dispatch("swiglu_backward", { gu: x.gu, dy: x.dy }, { rows: x.rows, dim: x.dim, span }, grid, constants)
     },
     /** out[i,:] = table[id[i],:]; a matrix must be held in f32 or f16. */
     gatherRows(tape: Tape, x: { table: F | Matrix; id: U; out: F; rows: number; dim: number }): void {

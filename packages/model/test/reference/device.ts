@@ -9,10 +9,12 @@ import {
   allocRope,
   allocWorkspace,
   backward,
+  type Checkpointing,
   type Decoder,
   flatLength,
   flatToTensors,
   forward,
+  headElements,
   type Lora,
   loadConfig,
   loadModel,
@@ -85,7 +87,8 @@ export const deviceGradients = Effect.fn("test.deviceGradients")(function* (
   lora: Lora | null,
   sequences: ReadonlyArray<Sequence>,
   weights: LossWeights,
-  full: boolean
+  full: boolean,
+  checkpointing: Checkpointing = "none"
 ) {
   const gpu = yield* Gpu
   const ops = makeOps(gpu.info)
@@ -93,8 +96,9 @@ export const deviceGradients = Effect.fn("test.deviceGradients")(function* (
   const packed = packSequences(sequences)
   const capacity = packed.rows
   const rank = lora?.rank ?? 0
-  const ws = yield* allocWorkspace(config, { capacity, save: true, rank })
-  const hw = yield* allocHead(config, { capacity, reference: false })
+  const head = headElements(config, { capacity, reference: false })
+  const ws = yield* allocWorkspace(config, { capacity, save: true, rank, checkpointing, head })
+  const hw = yield* allocHead(config, { capacity, reference: false, scratch: ws.head })
   const batch = yield* uploadBatch(yield* allocBatch(capacity), packed)
   const flat = yield* gpu.alloc("gradient", "f32", flatLength(config))
   const gw = windowsOf(config, flat)
