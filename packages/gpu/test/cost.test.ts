@@ -173,7 +173,7 @@ layer(GpuDawn.layerNull)("cost of a dispatch", (it) => {
           (tape, ops) => ops.rmsNormBackward(tape, { x: f, w: f, rstd: f, dy: f, dx: o, rows, dim, accumulate: true })
         ],
         ["swiglu", 3 * size, (tape, ops) => ops.swiglu(tape, { gu: f, y: o, rows, dim })],
-        ["swigluBackward", 5 * size, (tape, ops) => ops.swigluBackward(tape, { gu: f, dy: f, dgu: o, rows, dim })],
+        ["swigluBackward", 5 * size, (tape, ops) => ops.swigluBackward(tape, { gu: o, dy: f, rows, dim })],
         ["gatherRows", 2 * size + rows, (tape, ops) => ops.gatherRows(tape, { table: f, id: u, out: o, rows, dim })],
         [
           "gatherRows of f16",
