@@ -1,11 +1,12 @@
 // Bradley-Terry: loss = -log sigmoid(chosen - rejected), mean over pairs; score[2i] is chosen, score[2i+1] rejected.
-// metric[i] = (loss, correct) scaled by 1/pairs. One invocation a pair.
+// metric[i] = (loss, correct) scaled by inv_count, 1 / pairs of the whole step. One invocation a pair.
 requires immediate_address_space;
 
 const WG = 64u; //@const
 
 struct Params {
   pairs: u32,
+  inv_count: f32,
 }
 var<immediate> p: Params;
 
@@ -17,7 +18,7 @@ var<immediate> p: Params;
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
   let i = (wg.y * nwg.x + wg.x) * WG + li;
   if (i >= p.pairs) { return; }
-  let inv = 1.0 / f32(p.pairs);
+  let inv = p.inv_count;
   let d = score[2u * i] - score[2u * i + 1u];
   // log(1 + e^-d) without overflow
   let loss = max(-d, 0.0) + log(1.0 + exp(-abs(d)));

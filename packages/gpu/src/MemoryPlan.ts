@@ -4,7 +4,7 @@
  */
 import { Effect, type Scope } from "effect"
 import { Gpu } from "./Gpu.ts"
-import { type GpuError, gpuError, OutOfMemory } from "./GpuError.ts"
+import { GpuError, gpuError, OutOfMemory } from "./GpuError.ts"
 import { makeCounter } from "./internal/counter.ts"
 
 export interface MemorySection {
@@ -45,9 +45,35 @@ export const planMemory = Effect.fnUntraced(function* <A, E, R>(
   return plan
 })
 
+/** Whether the plan fits beside what is in use. */
+export const planFits = (plan: MemoryPlan): boolean => plan.live + plan.total <= plan.budget
+
+/**
+ * Plans the candidates in order and takes the first that fits: into the budget, and each buffer into a binding. Where none
+ * does, the last one and its plan, or its failure.
+ */
+export const planFirst = Effect.fnUntraced(function* <C, A, E, R>(
+  candidates: readonly [C, ...ReadonlyArray<C>],
+  allocate: (candidate: C, section: Section) => Effect.Effect<A, E | GpuError, R | Gpu | Scope.Scope>
+) {
+  const [first, ...others] = candidates
+  let candidate = first
+  for (const next of others) {
+    const plan = yield* planMemory((section) => allocate(candidate, section)).pipe(
+      Effect.catchIf(isOutOfMemory, () => Effect.succeed(null))
+    )
+    if (plan !== null && planFits(plan)) return { candidate, plan }
+    candidate = next
+  }
+  return { candidate, plan: yield* planMemory((section) => allocate(candidate, section)) }
+})
+
+const isOutOfMemory = (error: unknown): error is GpuError =>
+  error instanceof GpuError && error.reason._tag === "OutOfMemory"
+
 /** Fails with the missing bytes when the plan does not fit beside what is in use. */
 export const requireMemory = (label: string, plan: MemoryPlan): Effect.Effect<void, GpuError> =>
-  plan.live + plan.total <= plan.budget
+  planFits(plan)
     ? Effect.void
     : Effect.fail(
         gpuError(

@@ -30,8 +30,12 @@ export interface AdamWOptions {
   readonly clip: number
 }
 
-/** Gradients and moments (zeros) for `params`. */
-export const allocOptimizer = (label: string, params: F): Effect.Effect<Optimizer, GpuError, Gpu | Scope.Scope> =>
+/** Gradients and moments (zeros) for `params`; `clip` may be a part of a larger record. */
+export const allocOptimizer = (
+  label: string,
+  params: F,
+  clip?: F
+): Effect.Effect<Optimizer, GpuError, Gpu | Scope.Scope> =>
   Effect.gen(function* () {
     const gpu = yield* Gpu
     const n = params.length
@@ -42,7 +46,7 @@ export const allocOptimizer = (label: string, params: F): Effect.Effect<Optimize
       m: yield* gpu.alloc(`${label}.m`, "f32", n),
       v: yield* gpu.alloc(`${label}.v`, "f32", n),
       partial: yield* gpu.alloc(`${label}.norm`, "f32", 2 * Math.ceil(n / normBlock)),
-      clip: yield* gpu.alloc(`${label}.clip`, "f32", 3)
+      clip: clip ?? (yield* gpu.alloc(`${label}.clip`, "f32", 3))
     }
   })
 

@@ -2,6 +2,7 @@
 
 import type { PpoLossParams } from "@srcode/gpu"
 import { Effect, Schema } from "effect"
+import { CheckpointingChoice } from "./Checkpointing.ts"
 import { RewardConfig, RewardPreset, rewardPresets } from "./RewardConfig.ts"
 
 const NonNegative = Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))
@@ -47,7 +48,9 @@ export const PpoSettings = Schema.Struct({
   preset: withDefault(RewardPreset, "gated" as const),
   reward: Schema.optionalKey(RewardConfig),
   seed: withDefault(Schema.Int, 1),
-  saveEvery: withDefault(Count, 5)
+  saveEvery: withDefault(Count, 5),
+  /** What a pass keeps for backward (default auto: as much as fits). Changes time and memory, never the result. */
+  checkpointing: Schema.optionalKey(CheckpointingChoice)
 })
 export type PpoSettings = typeof PpoSettings.Type
 
@@ -57,8 +60,9 @@ export const decodePpoSettings = Schema.decodeUnknownEffect(PpoSettings, { onExc
 export interface PpoConfig extends Omit<PpoSettings, "reward"> {
   readonly reward: RewardConfig
   readonly loss: PpoLossParams
-  /** Tokens of one training pass. */
+  /** Tokens of one training pass, and of the longest prompt with its response. */
   readonly capacity: number
+  readonly longest: number
   /** Response tokens of a whole rollout batch. */
   readonly batchTokens: number
 }
@@ -87,6 +91,7 @@ export const completePpo = (settings: PpoSettings, longestPrompt: number): PpoCo
       tauNegative: settings.tauNegative
     },
     capacity: Math.max(longest, Math.min(longest * settings.batchSize, 4096)),
+    longest,
     batchTokens: settings.batchSize * settings.maxTokens
   }
 }

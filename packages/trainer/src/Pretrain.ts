@@ -20,6 +20,7 @@ import {
   writeFlat
 } from "@srcode/model"
 import { Clock, Effect, FileSystem, Schema } from "effect"
+import { choosePass, type PassShape, passShapes } from "./Checkpointing.ts"
 import { makeLanguageModelTrainer, type StepResult, unusableSequence } from "./LanguageModelStep.ts"
 import { readOptimizer, writeOptimizer } from "./Optimizer.ts"
 import { batchIndices, normals } from "./Random.ts"
@@ -112,7 +113,8 @@ export const pretrain = Effect.fn("Trainer.pretrain")(function* (input: Pretrain
   const fs = yield* FileSystem.FileSystem
   const flat = yield* gpu.alloc("params", "f32", flatLength(config))
   const decoder: Decoder = { config, weights: windowsOf(config, flat), rope: yield* allocRope(config, longest) }
-  const trainer = yield* makeLanguageModelTrainer(decoder, { flat }, { stage: "pretrain", capacity: options.capacity })
+  const make = (pass: PassShape) => makeLanguageModelTrainer(decoder, { flat }, { stage: "pretrain", ...pass })
+  const trainer = yield* make(yield* choosePass("pretrain", passShapes("auto", options.capacity, longest), make))
   const stateDirectory = `${directory}/state`
   let step = 0
   if (yield* hasState(stateDirectory)) {

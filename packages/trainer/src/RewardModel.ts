@@ -4,7 +4,7 @@
  * the imperfect sequence reward that token rewards are meant to help.
  */
 
-import { Gpu, type GpuError, makeOps, window } from "@srcode/gpu"
+import { Gpu, type GpuError, makeOps, type Section, tensorAlignment, window } from "@srcode/gpu"
 import {
   allocBatch,
   allocWorkspace,
@@ -23,7 +23,8 @@ import {
   uploadBatch
 } from "@srcode/model"
 import { Effect, type Scope } from "effect"
-import { splitByTokens, unusableSequence } from "./LanguageModelStep.ts"
+import { type CheckpointingChoice, choosePass, passShapes, unnamed } from "./Checkpointing.ts"
+import { splitBySize, splitByTokens, unusableSequence } from "./LanguageModelStep.ts"
 import { allocOptimizer, applyUpdate, measureGradient } from "./Optimizer.ts"
 import { batchIndices, uniforms } from "./Random.ts"
 import { learningRate } from "./Schedule.ts"
@@ -43,8 +44,10 @@ export interface RewardModelConfig {
   readonly alpha: number
   readonly clip: number
   readonly seed: number
-  /** Tokens of a pass. */
+  /** Tokens of a pass; a step takes as many passes as it needs. */
   readonly capacity: number
+  /** What a pass keeps for backward; default auto. */
+  readonly checkpointing?: CheckpointingChoice
 }
 
 export interface RewardModelStep {
@@ -85,36 +88,54 @@ const packLast = (sequences: ReadonlyArray<ReadonlyArray<number>>): PackedIndice
 export const rewardModelLength = (decoder: Decoder, rank: number): number =>
   loraLength(decoder.config, rank) + decoder.config.hiddenSize + 1
 
+const tokensOf = (pair: PreferencePair): number => pair.chosen.length + pair.rejected.length
+
 export const makeRewardModel = (
   decoder: Decoder,
-  config: RewardModelConfig
+  config: RewardModelConfig,
+  section: Section = unnamed
 ): Effect.Effect<RewardModel, GpuError, Gpu | Scope.Scope> =>
   Effect.gen(function* () {
     const gpu = yield* Gpu
+    const { checkpointing } =
+      config.checkpointing !== undefined && config.checkpointing !== "auto"
+        ? { checkpointing: config.checkpointing }
+        : yield* choosePass("reward model", passShapes("auto", config.capacity, config.capacity), (pass) =>
+            makeRewardModel(decoder, { ...config, ...pass })
+          )
     const ops = makeOps(gpu.info)
     const model = decoder.config
     const C = model.hiddenSize
     const adapter = loraLength(model, config.rank)
     const flat = yield* gpu.alloc("reward_model", "f32", adapter + C + 1)
-    const head = window(flat, adapter, C + 1, "reward_head")
+    const scoreHead = window(flat, adapter, C + 1, "reward_head")
     const lora: Lora = {
       rank: config.rank,
       alpha: config.alpha,
       scale: loraScale(config.rank, config.alpha, false),
       params: loraWindows(model, config.rank, flat)
     }
-    const optimizer = yield* allocOptimizer("reward_model", flat)
+    // What a step tells the host, in one buffer: loss and accuracy, then scale, norm and flag of the gradient.
+    const record = yield* gpu.alloc("reward_model.record", "f32", tensorAlignment + 3)
+    const sums = window(record, 0, 2)
+    const optimizer = yield* section(
+      "optimizer",
+      allocOptimizer("reward_model", flat, window(record, tensorAlignment, 3))
+    )
     const grads = loraWindows(model, config.rank, optimizer.grads)
     const dHead = window(optimizer.grads, adapter, C + 1, "d_reward_head")
-    const ws = yield* allocWorkspace(model, { capacity: config.capacity, save: true, rank: config.rank })
-    const buffers = yield* allocBatch(config.capacity)
     const rowsMax = config.capacity
-    const selected = yield* gpu.alloc("reward_model.selected", "f32", rowsMax * C)
-    const dSelected = yield* gpu.alloc("reward_model.d_selected", "f32", rowsMax * C)
+    const head = { selected: rowsMax * C, dSelected: rowsMax * C }
+    const ws = yield* section(
+      "activations",
+      allocWorkspace(model, { capacity: config.capacity, save: true, rank: config.rank, checkpointing, head })
+    )
+    const selected = ws.head.selected ?? (yield* gpu.alloc("reward_model.selected", "f32", rowsMax * C))
+    const dSelected = ws.head.dSelected ?? (yield* gpu.alloc("reward_model.d_selected", "f32", rowsMax * C))
+    const buffers = yield* allocBatch(config.capacity)
     const score1 = yield* gpu.alloc("reward_model.score", "f32", rowsMax)
     const dScore = yield* gpu.alloc("reward_model.d_score", "f32", rowsMax)
     const metric = yield* gpu.alloc("reward_model.metric", "f32", rowsMax)
-    const sums = yield* gpu.alloc("reward_model.sums", "f32", 2)
     const image = initialLora(model, config.rank, uniforms(config.seed, 3))
     const start = new Float32Array(flat.length)
     start.set(image)
@@ -140,7 +161,7 @@ export const makeRewardModel = (
         yield* gpu.submit("reward model", (tape) => {
           forward(tape, ops, decoder, lora, batch, ws)
           selectRows(tape, ops, model, batch, ws.hidden, selected)
-          ops.valueHead(tape, { h: selected, w: head, value: score1, rows: batch.lossRows, dim: C })
+          ops.valueHead(tape, { h: selected, w: scoreHead, value: score1, rows: batch.lossRows, dim: C })
         })
         out.push(...(yield* gpu.read({ ...score1, length: batch.lossRows })))
       }
@@ -152,50 +173,43 @@ export const makeRewardModel = (
       for (const [i, pair] of pairs.entries()) {
         const why = unusable(pair.chosen) ?? unusable(pair.rejected)
         if (why !== undefined) return yield* badInput(`reward model: a side of preference pair ${i + 1} ${why}`)
+        if (tokensOf(pair) > config.capacity) {
+          return yield* badInput(
+            `reward model: preference pair ${i + 1} has ${tokensOf(pair)} tokens and exceeds the pass of ${config.capacity}; shorten it or raise the capacity`
+          )
+        }
       }
       for (let step = 0; step < config.steps; step++) {
         const chosen = batchIndices(pairs.length, config.batchSize, step, config.seed, true).flatMap((i) =>
           pairs[i] ? [pairs[i]] : []
         )
-        const tokens = chosen.reduce((sum, pair) => sum + pair.chosen.length + pair.rejected.length, 0)
-        if (tokens > config.capacity) {
-          return yield* badInput(
-            `a batch of ${chosen.length} preference pairs has ${tokens} tokens and exceeds the pass of ${config.capacity}; lower the batch size or raise the capacity`
-          )
-        }
-        const batch = yield* upload(packLast(chosen.flatMap((p) => [p.chosen, p.rejected])))
-        yield* gpu.submit("reward model step", (tape) => {
-          forward(tape, ops, decoder, lora, batch, ws)
-          selectRows(tape, ops, model, batch, ws.hidden, selected)
-          ops.valueHead(tape, { h: selected, w: head, value: score1, rows: batch.lossRows, dim: C })
-          ops.pairwiseLoss(tape, { score: score1, dScore, metric, pairs: chosen.length })
-          ops.columnSum(tape, { x: metric, out: sums, rows: chosen.length, cols: 2 })
-          ops.valueHeadBackward(tape, {
-            dValue: dScore,
-            h: selected,
-            w: head,
-            dh: dSelected,
-            dw: dHead,
-            rows: batch.lossRows,
-            dim: C,
-            accumulate: false
-          })
-          if (ws.gradients) scatterSelected(tape, ops, model, batch, dSelected, ws.gradients.dHidden)
-          backward(tape, ops, decoder, lora, batch, ws, { lora: grads })
-        })
-        const [loss, accuracy] = yield* gpu.read(sums)
         const lr = learningRate("cosine", config.lr, step, config.steps, 0)
-        yield* gpu.submit("reward model update", (tape) => {
-          measureGradient(tape, ops, optimizer, config.clip)
-          applyUpdate(
-            tape,
-            ops,
-            optimizer,
-            { lr, betas: [0.9, 0.99], eps: 1e-8, weightDecay: 0, clip: config.clip },
-            step + 1
-          )
-        })
-        const clip = yield* gpu.read(optimizer.clip)
+        const adam = { lr, betas: [0.9, 0.99], eps: 1e-8, weightDecay: 0, clip: config.clip } as const
+        const packs = splitBySize(chosen, tokensOf, config.capacity)
+        for (const [i, pack] of packs.entries()) {
+          const batch = yield* upload(packLast(pack.flatMap((p) => [p.chosen, p.rejected])))
+          const rows = batch.lossRows
+          yield* gpu.submit("reward model step", (tape) => {
+            if (i === 0) tape.clear(sums)
+            forward(tape, ops, decoder, lora, batch, ws)
+            selectRows(tape, ops, model, batch, ws.hidden, selected)
+            ops.valueHead(tape, { h: selected, w: scoreHead, value: score1, rows, dim: C })
+            ops.pairwiseLoss(tape, { score: score1, dScore, metric, pairs: pack.length, count: chosen.length })
+            ops.columnSum(tape, { x: metric, out: sums, rows: pack.length, cols: 2, accumulate: true })
+            ops.valueHeadBackward(tape, {
+              ...{ dValue: dScore, h: selected, w: scoreHead, dh: dSelected, dw: dHead, rows, dim: C },
+              accumulate: false
+            })
+            if (ws.gradients) scatterSelected(tape, ops, model, batch, dSelected, ws.gradients.dHidden)
+            backward(tape, ops, decoder, lora, batch, ws, { lora: grads })
+            if (i + 1 < packs.length) return
+            measureGradient(tape, ops, optimizer, config.clip)
+            applyUpdate(tape, ops, optimizer, adam, step + 1)
+          })
+        }
+        const told = yield* gpu.read(record)
+        const [loss, accuracy] = told
+        const clip = told.subarray(tensorAlignment)
         if ((clip[2] ?? 0) > 0.5) return yield* diverged("reward model", step + 1)
         yield* onStep({ step: step + 1, loss: loss ?? 0, accuracy: accuracy ?? 0, gradNorm: clip[1] ?? 0 })
       }

@@ -6,7 +6,7 @@
  * resumed run ends with the same bytes.
  */
 
-import { Gpu } from "@srcode/gpu"
+import { Gpu, type Section } from "@srcode/gpu"
 import {
   type Decoder,
   hasState,
@@ -18,6 +18,7 @@ import {
   saveState
 } from "@srcode/model"
 import { Clock, Effect, Schema } from "effect"
+import { CheckpointingChoice, choosePass, type PassShape, type PassShapes, passShapes } from "./Checkpointing.ts"
 import { makeLanguageModelTrainer, type StepResult } from "./LanguageModelStep.ts"
 import { readOptimizer, writeOptimizer } from "./Optimizer.ts"
 import { batchIndices, uniforms } from "./Random.ts"
@@ -51,7 +52,14 @@ export const SftConfig = Schema.Struct({
   seed: withDefault(Schema.Int, 1),
   /** False keeps the rows' order and cycles through them. */
   shuffle: withDefault(Schema.Boolean, true),
-  saveEvery: withDefault(Count, 25)
+  saveEvery: withDefault(Count, 25),
+  /** What a pass keeps for backward (default auto: as much as fits). Changes time and memory, never the result. */
+  checkpointing: Schema.optionalKey(CheckpointingChoice),
+  /**
+   * Token budget of a micro-batch: rows are packed into as few as it allows. At least the longest row. Default: rows in
+   * their order, with room for the batchSize longest.
+   */
+  microBatchTokens: Schema.optionalKey(Count)
 })
 export type SftConfig = typeof SftConfig.Type
 
@@ -129,9 +137,33 @@ export interface SftInput<E, R> {
   readonly rows: ReadonlyArray<TokenRow>
   readonly config: SftConfig
   readonly stateDirectory: string
+  /** The shape of a pass where a plan was made before; default: the first of `sftPassShapes` that fits. */
+  readonly pass?: PassShape
   readonly onStart: (firstStep: number) => Effect.Effect<void, E, R>
   readonly onStep: (step: SftStep) => Effect.Effect<void, E, R>
 }
+
+/** The passes to try for these rows, in order. */
+export const sftPassShapes = (rows: ReadonlyArray<TokenRow>, config: SftConfig): PassShapes => {
+  const lengths = rows.map((r) => r.ids.length).sort((a, b) => b - a)
+  const longest = lengths[0] ?? 1
+  // By default room for the worst micro-batch: the longest rows together.
+  const capacity = config.microBatchTokens ?? lengths.slice(0, config.batchSize).reduce((sum, n) => sum + n, 0)
+  return passShapes(config.checkpointing ?? "auto", Math.max(longest, capacity), longest)
+}
+
+/** Allocates the trainer of an adapter; also what a memory plan counts. */
+export const makeSftTrainer = (decoder: Decoder, lora: Lora, config: SftConfig, pass: PassShape, section?: Section) =>
+  makeLanguageModelTrainer(
+    decoder,
+    { lora },
+    {
+      stage: "sft",
+      ...pass,
+      packing: config.microBatchTokens === undefined ? "order" : "fewest",
+      ...(section === undefined ? {} : { section })
+    }
+  )
 
 /**
  * Trains `lora` in place. `fresh` initialises A from the seed (B stays zero); pass false for an adapter loaded from disk.
@@ -141,10 +173,8 @@ export const trainSft = Effect.fn("Trainer.sft")(function* <E, R>(input: SftInpu
   const { decoder, lora, rows, config } = input
   yield* checkRows(rows, decoder.config.vocabSize, decoder.rope.positions)
   const gpu = yield* Gpu
-  const lengths = rows.map((r) => r.ids.length).sort((a, b) => b - a)
-  // Room for the worst micro-batch: the longest rows together.
-  const capacity = lengths.slice(0, config.batchSize).reduce((sum, n) => sum + n, 0)
-  const trainer = yield* makeLanguageModelTrainer(decoder, { lora }, { stage: "sft", capacity })
+  const make = (pass: PassShape) => makeSftTrainer(decoder, lora, config, pass)
+  const trainer = yield* make(input.pass ?? (yield* choosePass("sft", sftPassShapes(rows, config), make)))
   let step = 0
   if (yield* hasState(input.stateDirectory)) {
     const state = yield* loadState(input.stateDirectory)

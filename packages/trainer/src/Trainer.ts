@@ -6,6 +6,7 @@
 import { Gpu, type GpuError } from "@srcode/gpu"
 import type { Decoder, Lora, ModelError } from "@srcode/model"
 import { Context, Effect, type FileSystem, Layer, type Schema, type Scope } from "effect"
+import type { PassShape } from "./Checkpointing.ts"
 import { makePpoTrainer, type PpoTrainer } from "./Ppo.ts"
 import type { PpoConfig } from "./PpoConfig.ts"
 import { type PretrainInput, pretrain } from "./Pretrain.ts"
@@ -24,13 +25,14 @@ export class Trainer extends Context.Service<
     rewardModel(decoder: Decoder, config: RewardModelConfig): Effect.Effect<RewardModel, GpuError, Scope.Scope>
     /**
      * A PPO trainer over a frozen trunk, its adapter starting from `initial`; lives in the caller's Scope. The reference
-     * policy is the trunk with `reference`, or the trunk alone.
+     * policy is the trunk with `reference`, or the trunk alone. `pass` where memory was planned before.
      */
     ppo(
       decoder: Decoder,
       config: PpoConfig,
       initial: Float32Array<ArrayBuffer>,
-      reference?: Lora | null
+      reference?: Lora | null,
+      pass?: PassShape
     ): Effect.Effect<PpoTrainer, GpuError, Scope.Scope>
     /** Trains all parameters of a small model from scratch and writes its folder. */
     pretrain(input: PretrainInput): Effect.Effect<void, TrainingError, FileSystem.FileSystem>
@@ -44,7 +46,8 @@ export class Trainer extends Context.Service<
       return Trainer.of({
         sft: (input) => trainSft(input).pipe(on),
         rewardModel: (decoder, config) => makeRewardModel(decoder, config).pipe(on),
-        ppo: (decoder, config, initial, reference) => makePpoTrainer(decoder, config, initial, reference).pipe(on),
+        ppo: (decoder, config, initial, reference, pass) =>
+          makePpoTrainer(decoder, config, initial, reference, pass === undefined ? {} : { pass }).pipe(on),
         pretrain: (input) => pretrain(input).pipe(on)
       })
     })

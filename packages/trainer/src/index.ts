@@ -6,6 +6,7 @@
  * - `gae`, `bootstrapValue`, `whiten`: advantage estimation in double precision
  * - `KlController`, `RunningMoments`: what a run carries from batch to batch
  */
+export * from "./Checkpointing.ts"
 export * from "./Gae.ts"
 export * from "./KlController.ts"
 export * from "./LanguageModelStep.ts"

@@ -176,8 +176,8 @@ export const makeTrainOps = (info: AdapterInfo) => {
           { WG }
         )
     },
-    /** Bradley–Terry loss of score [2 pairs] (chosen, rejected alternating); metric [pairs, 2]. */
-    pairwiseLoss(tape: Tape, x: { score: F; dScore: F; metric: F; pairs: number }): void {
+    /** Bradley–Terry loss of score [2 pairs] (chosen, rejected alternating); metric [pairs, 2]; all scaled by 1 / `count` (default pairs). */
+    pairwiseLoss(tape: Tape, x: { score: F; dScore: F; metric: F; pairs: number; count?: number }): void {
       fits(tape, "pairwise_loss", [
         ["score", x.score, 2 * x.pairs],
         ["dScore", x.dScore, 2 * x.pairs],
@@ -186,7 +186,7 @@ export const makeTrainOps = (info: AdapterInfo) => {
       tape.dispatch(
         "pairwise_loss_forward_backward",
         { score: x.score, d_score: x.dScore, metric: x.metric },
-        { pairs: x.pairs },
+        { pairs: x.pairs, inv_count: 1 / (x.count ?? x.pairs) },
         grid(x.pairs),
         { WG }
       )
