@@ -72,15 +72,20 @@ export const profileWorkload = Effect.fn("bench.profileWorkload")(function* (
   const gpu = yield* Gpu
   const { hints, label, run, steps, tokens } = yield* workloads[name](decoder, sizes)
   const meant = (recording: Recording): Recording => (label === undefined ? recording : onlyLabel(recording, label))
-  yield* run
+  // What the runs gave in order: the steps of a training differ.
+  const values: Array<unknown> = [yield* run]
   yield* gpu.idle
   const plain: Array<Recording> = []
   for (let round = 0; round < options.rounds; round++) {
-    plain.push(meant((yield* recordWork(run, { dispatches: false })).recording))
+    const { recording, value } = yield* recordWork(run, { dispatches: false })
+    values.push(value)
+    plain.push(meant(recording))
   }
   plain.sort((a, b) => wallSeconds(a) - wallSeconds(b))
   const typical = plain[Math.floor(plain.length / 2)] ?? { submits: [], spans: [] }
-  const recording = meant((yield* recordWork(run, { dispatches: true, hints })).recording)
+  const timed = yield* recordWork(run, { dispatches: true, hints })
+  values.push(timed.value)
+  const recording = meant(timed.recording)
   const records = recording.submits.flatMap((submit) => submit.dispatches)
   const stamped = records.length > 0
   const { dispatches, submits } = countWork(typical)
@@ -114,7 +119,7 @@ export const profileWorkload = Effect.fn("bench.profileWorkload")(function* (
     ),
     byLabel: submitsByLabel(recording)
   }
-  return { profile, recording }
+  return { profile, recording, values }
 }, Effect.scoped)
 
 const ms = (seconds: number): string => `${(1e3 * seconds).toFixed(seconds < 0.1 ? 2 : 0)} ms`

@@ -1,5 +1,5 @@
 /** `srcode bench`: profiles a model on this device and writes the figures, and a trace where asked for. */
-import { Gpu, planMemory, type Recording, requireMemory, traceOf } from "@srcode/gpu"
+import { Gpu, planMemory, requireMemory } from "@srcode/gpu"
 import {
   allocWeights,
   type Decoder,
@@ -19,6 +19,7 @@ import { deviceSlug, environment } from "../environment.ts"
 import { measureCeilings } from "./ceilings.ts"
 import { profileWorkload, renderCeilings, renderProfile, type WorkloadProfile } from "./profile.ts"
 import { makeRandomDecoder } from "./randomModel.ts"
+import { writeTrace } from "./traceFile.ts"
 import type { Sizes, WorkloadName } from "./workloads.ts"
 
 export interface ModelChoice {
@@ -112,14 +113,6 @@ const problemOf = (decoder: Decoder, sizes: Sizes, rows: number): string | undef
 /** Adds the path's name to a file's before its extension: trace.json → trace-sft.json. */
 const tracePath = (file: string, name: string, only: boolean): string =>
   only ? file : file.replace(/(\.[^./]*)?$/, (extension) => `-${name}${extension}`)
-
-export const writeTrace = Effect.fnUntraced(function* (file: string, recording: Recording) {
-  const fs = yield* FileSystem.FileSystem
-  const { displayTimeUnit, traceEvents } = traceOf(recording)
-  // One event a line: files of some hundred thousand events are read by people too.
-  const events = traceEvents.map((event) => JSON.stringify(event)).join(",\n")
-  yield* fs.writeFileString(file, `{"displayTimeUnit":"${displayTimeUnit}","traceEvents":[\n${events}\n]}\n`)
-})
 
 /** Profiles the chosen work one after the other, prints tables, writes the result; returns its path. */
 export const profileModel = Effect.fn("bench.profile")(function* (options: ProfileOptions) {

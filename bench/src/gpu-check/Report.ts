@@ -1,0 +1,61 @@
+/**
+ * What a section has found so far, in a file that is whole at any moment: a section that is killed loses only what it was
+ * doing.
+ */
+import { Context, Effect, FileSystem } from "effect"
+
+export type Size = "full" | "tiny"
+
+export class Report extends Context.Service<
+  Report,
+  {
+    readonly size: Size
+    /** Folder for files beside the report: traces. */
+    readonly folder: string
+    /** Sets a finding and writes the file. */
+    readonly set: (name: string, value: unknown) => Effect.Effect<void>
+    /** Adds to a list of findings and writes the file. */
+    readonly add: (name: string, value: unknown) => Effect.Effect<void>
+  }
+>()("@srcode/bench/Report") {}
+
+/** JSON has no infinities; they become null. */
+export const writeAtomic = Effect.fnUntraced(function* (file: string, value: unknown) {
+  const fs = yield* FileSystem.FileSystem
+  yield* fs.writeFileString(`${file}.tmp`, `${JSON.stringify(value, null, 1)}\n`)
+  yield* fs.rename(`${file}.tmp`, file)
+})
+
+export const makeReport = Effect.fnUntraced(function* (file: string, folder: string, size: Size) {
+  const fs = yield* FileSystem.FileSystem
+  const found: Record<string, unknown> = {}
+  const lists = new Map<string, Array<unknown>>()
+  const save = writeAtomic(file, found).pipe(Effect.provideService(FileSystem.FileSystem, fs), Effect.orDie)
+  yield* save
+  return Report.of({
+    size,
+    folder,
+    set: (name, value) =>
+      Effect.suspend(() => {
+        found[name] = value
+        return save
+      }),
+    add: (name, value) =>
+      Effect.suspend(() => {
+        const list = lists.get(name) ?? []
+        lists.set(name, list)
+        list.push(value)
+        found[name] = list
+        return save
+      })
+  })
+})
+
+/** Runs a part of a section; what goes wrong in it is a finding, and the next part goes on. */
+export const guarded = <A, E, R>(name: string, work: Effect.Effect<A, E, R>): Effect.Effect<void, never, R | Report> =>
+  work.pipe(
+    Effect.asVoid,
+    Effect.catchCause((cause) =>
+      Effect.flatMap(Report, (report) => report.add("problems", { part: name, problem: String(cause).slice(0, 2000) }))
+    )
+  )

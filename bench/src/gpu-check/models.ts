@@ -1,0 +1,165 @@
+/**
+ * Whole models on this device: throughput and profile of every kind of work at the shape of a real checkpoint with random
+ * weights, and, on the embedded model, that what is computed is what it should be.
+ */
+import { type AdapterInfo, Gpu } from "@srcode/gpu"
+import { type Decoder, loadModel, makeGenerator, makeScorer, tinyCoderDirectory } from "@srcode/model"
+import { Effect } from "effect"
+import { measureCeilings } from "../profile/ceilings.ts"
+import { profileWorkload } from "../profile/profile.ts"
+import { quickUniforms } from "../profile/randomModel.ts"
+import { openForBench } from "../profile/run.ts"
+import { writeTrace } from "../profile/traceFile.ts"
+import type { Sizes, WorkloadName } from "../profile/workloads.ts"
+import { guarded, Report } from "./Report.ts"
+import { capabilitySets } from "./verify/harness.ts"
+
+interface Piece {
+  readonly title: string
+  readonly workload: WorkloadName
+  readonly sizes: Partial<Sizes>
+  readonly rounds: number
+  /** The trace's file, where one is wanted. */
+  readonly trace?: string
+}
+
+const model = Effect.fnUntraced(function* (preset: string, sizes: Sizes, pieces: ReadonlyArray<Piece>) {
+  const gpu = yield* Gpu
+  const report = yield* Report
+  const ceilings = yield* measureCeilings()
+  yield* report.set("ceilings", ceilings)
+  const { decoder, precision } = yield* openForBench({ preset, dtype: "auto", quantize: "none" }, 4096)
+  yield* report.set("model", {
+    preset,
+    layers: decoder.config.numLayers,
+    precision,
+    weightBytes: (yield* gpu.memory).live
+  })
+  for (const { rounds, title, trace, workload, ...piece } of pieces) {
+    yield* guarded(
+      title,
+      Effect.gen(function* () {
+        const own = { ...sizes, ...piece.sizes }
+        const { profile, recording, values } = yield* profileWorkload(workload, decoder, own, { rounds, ceilings })
+        // A training step's loss and gradient norm, which must be numbers and should fall on the same rows.
+        const steps = workload === "sft" ? { training: values } : {}
+        yield* report.add("work", { title, sizes: own, ...profile, ...steps })
+        if (trace !== undefined) yield* writeTrace(`${report.folder}/${trace}`, recording)
+      })
+    )
+  }
+}, Effect.scoped)
+
+const tiny: Sizes = { batch: 2, sequence: 12, prompt: 5, steps: 9, rank: 4 }
+
+export const largeModel = Effect.gen(function* () {
+  const { size } = yield* Report
+  const full = size === "full"
+  const sizes = full ? { batch: 2, sequence: 2048, prompt: 256, steps: 32, rank: 8 } : tiny
+  yield* model(full ? "qwen2.5-coder-7b" : "tiny-llama", sizes, [
+    { title: "5 LoRA steps", workload: "sft", sizes: {}, rounds: full ? 3 : 1, trace: "trace-sft.json" },
+    { title: "decode, batch 1", workload: "decode", sizes: { batch: 1 }, rounds: 2, trace: "trace-decode.json" },
+    { title: "decode, batch 64", workload: "decode", sizes: { batch: full ? 64 : 3 }, rounds: 1 },
+    { title: "log-probabilities", workload: "logprob", sizes: {}, rounds: 2 },
+    { title: "prefill", workload: "prefill", sizes: { batch: 1, prompt: full ? 2048 : 7 }, rounds: 2 }
+  ])
+})
+
+export const smallModel = Effect.gen(function* () {
+  const { size } = yield* Report
+  const full = size === "full"
+  const sizes = full ? { batch: 8, sequence: 512, prompt: 256, steps: 32, rank: 8 } : tiny
+  yield* model(full ? "qwen2.5-coder-0.5b" : "tiny-qwen2", sizes, [
+    { title: "training step", workload: "sft", sizes: {}, rounds: full ? 3 : 1 },
+    { title: "decode, batch 1", workload: "decode", sizes: { batch: 1 }, rounds: full ? 3 : 1 },
+    { title: "decode, batch 64", workload: "decode", sizes: { batch: full ? 64 : 3 }, rounds: full ? 3 : 1 },
+    { title: "log-probabilities", workload: "logprob", sizes: {}, rounds: full ? 3 : 1 },
+    { title: "prefill", workload: "prefill", sizes: {}, rounds: full ? 3 : 1 }
+  ])
+})
+
+const ids = (seed: number, length: number, vocab: number): ReadonlyArray<number> => {
+  const next = quickUniforms(seed)
+  return Array.from({ length }, () => Math.floor(next() * (vocab - 1)))
+}
+
+const scored = Effect.fnUntraced(function* (decoder: Decoder, sequences: ReadonlyArray<ReadonlyArray<number>>) {
+  const capacity = sequences.reduce((sum, s) => sum + s.length, 0)
+  const scorer = yield* makeScorer(decoder, { capacity: Math.max(256, capacity), rank: 1 })
+  const scores = yield* scorer.score(
+    null,
+    sequences.map((own) => ({ ids: own, loss: () => true }))
+  )
+  return scores.map((s) => [...s.logProbs])
+}, Effect.scoped)
+
+const as = <A, E, R>(info: AdapterInfo, work: Effect.Effect<A, E, R>) =>
+  Effect.flatMap(Gpu, (gpu) => Effect.provideService(work, Gpu, Gpu.of({ ...gpu, info })))
+
+const apart = (a: ReadonlyArray<number>, b: ReadonlyArray<number>): number =>
+  a.reduce((worst, x, i) => Math.max(worst, Math.abs(x - (b[i] ?? Number.NaN))), 0)
+
+/** Each finding says what must hold and whether it does. */
+export const consistency = Effect.gen(function* () {
+  const gpu = yield* Gpu
+  const report = yield* Report
+  const { config, decoder } = yield* loadModel(tinyCoderDirectory, { maxTokens: 256 })
+  const one = ids(1, 60, config.vocabSize)
+  const others = [2, 3, 4].map((seed) => ids(seed, 17 * seed, config.vocabSize))
+  const [alone = []] = yield* scored(decoder, [one])
+  yield* guarded(
+    "repeatable",
+    Effect.gen(function* () {
+      const [again = []] = yield* scored(decoder, [one])
+      const ok = alone.length === 59 && alone.every((x, i) => Object.is(x, again[i]))
+      yield* report.add("holds", { what: "two passes of an unchanged policy give the same bits", ok })
+    })
+  )
+  yield* guarded(
+    "neighbours",
+    Effect.gen(function* () {
+      const [first = [], , own = []] = yield* scored(decoder, [others[0] ?? [], others[1] ?? [], one, others[2] ?? []])
+      const ok = first.length > 0 && own.length === 59 && alone.every((x, i) => Object.is(x, own[i]))
+      yield* report.add("holds", { what: "a sequence's log-probabilities do not depend on its neighbours", ok })
+    })
+  )
+  for (const [variant, info] of Object.entries(capabilitySets(gpu.info)).slice(1)) {
+    yield* guarded(
+      `log-probabilities under ${variant}`,
+      Effect.gen(function* () {
+        const [other = []] = yield* as(info, scored(decoder, [one]))
+        const difference = apart(alone, other)
+        const ok = difference < 2e-2
+        yield* report.add("holds", { what: `log-probabilities agree with those of: ${variant}`, ok, difference })
+      })
+    )
+  }
+  yield* guarded(
+    "engine",
+    Effect.gen(function* () {
+      const endless = { ...decoder, config: { ...config, eosTokenIds: [] } }
+      const generator = yield* makeGenerator(endless, { slots: 4, capacity: 128, prefill: 128, rank: 1 })
+      const prompts = [one.slice(0, 20), ...others.map((own) => own.slice(0, 11))]
+      const requests = prompts.map((own, stream) => ({ ids: own, stream }))
+      const sampling = { temperature: 1, topP: 1, maxTokens: 24, seed: 7 }
+      const together = yield* generator.generate(null, requests, sampling)
+      const [first] = requests
+      const [single] = first === undefined ? [] : yield* generator.generate(null, [first], sampling)
+      const same = single?.ids.every((id, i) => together[0]?.ids[i] === id) === true
+      yield* report.add("holds", {
+        what: "a sequence's tokens do not depend on its neighbours",
+        ok: same && single?.ids.length === 24
+      })
+      const full = prompts.map((own, i) => [...own, ...(together[i]?.ids ?? [])])
+      const rescored = yield* scored(decoder, full)
+      const difference = Math.max(
+        ...together.map((g, i) => apart(g.logProbs, (rescored[i] ?? []).slice((prompts[i]?.length ?? 0) - 1)))
+      )
+      yield* report.add("holds", {
+        what: "drawn log-probabilities are those of the scorer",
+        ok: difference < 2e-2,
+        difference
+      })
+    }).pipe(Effect.scoped)
+  )
+})

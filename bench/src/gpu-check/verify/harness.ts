@@ -1,0 +1,195 @@
+/**
+ * Holds every variant of an operation against its oracle in double precision on this device, outside of any test runner,
+ * so that a machine with a GPU needs nothing but Node.
+ *
+ * A case records an operation with the `Ops` it is given. It is run once for each set of capabilities that leads to
+ * other kernels; results are compared element by element: |x − y| ≤ tolerance · (|y| + rms(y)).
+ */
+import { type AdapterInfo, Gpu, type GpuError, makeOps, type Ops, Tape, type Tensor } from "@srcode/gpu"
+import { Effect, type Scope } from "effect"
+
+/** What an operation leaves in a tensor. */
+export interface Expected {
+  readonly name: string
+  readonly tensor: Tensor
+  /** What the tensor holds before; a value that no result has, unless given. */
+  readonly initial?: ArrayLike<number> | undefined
+  /** The oracle's answer, or a judgement of what was read: the error in units of the tolerance. */
+  readonly expected: ArrayLike<number> | ((actual: ArrayLike<number>) => number)
+  /** Elements of `expected` stand at these places of the tensor; everywhere unless given. */
+  readonly at?: ReadonlyArray<number>
+  readonly tolerance?: number
+}
+
+export interface Prepared {
+  readonly record: (tape: Tape, ops: Ops) => void
+  readonly outputs: ReadonlyArray<Expected>
+}
+
+export interface CheckCase {
+  readonly name: string
+  readonly prepare: Effect.Effect<Prepared, GpuError, Gpu | Scope.Scope>
+}
+
+export interface Verdict {
+  readonly case: string
+  /** Capabilities under which these kernels are chosen, by name; the first that does. */
+  readonly variant: string
+  readonly kernels: ReadonlyArray<string>
+  readonly ok: boolean
+  /** Largest error over all outputs, in units of the tolerance. */
+  readonly error: number
+  readonly problem?: string
+}
+
+/** Sets of capabilities to choose under, by name. The device's own comes first. */
+export const capabilitySets = (info: AdapterInfo): Readonly<Record<string, AdapterInfo>> => {
+  const [low, high] = info.subgroupSize
+  const lanes = low === high && (low === 4 || low === 8)
+  return {
+    device: info,
+    hardware: { ...info, software: false },
+    "hardware without subgroups": { ...info, software: false, subgroupSize: [0, 0] },
+    "hardware, basic features": { ...info, software: false, subgroupSize: [0, 0], features: [] },
+    "software without subgroups": { ...info, software: true, subgroupSize: [0, 0] },
+    ...(lanes ? { "software with subgroups": { ...info, software: true } } : {})
+  }
+}
+
+const unwritten = 12345.678
+
+/** Kernels with their constants, as a tape has them: what tells one variant from another. */
+const recorded = (record: Prepared["record"], ops: Ops) => {
+  const tape = new Tape()
+  record(tape, ops)
+  const dispatches = tape.entries.flatMap((entry) => (entry._tag === "Dispatch" ? [entry.dispatch] : []))
+  return {
+    failure: tape.failure,
+    kernels: [...new Set(dispatches.map((d) => d.kernel))],
+    signature: dispatches.map((d) => `${d.kernel} ${JSON.stringify(d.constants)}`).join("; ")
+  }
+}
+
+/** The largest error in units of the tolerance; infinite for what is no number. */
+export const errorOf = (
+  actual: ArrayLike<number>,
+  expected: ArrayLike<number>,
+  tolerance: number,
+  at?: ReadonlyArray<number>
+): number => {
+  let square = 0
+  for (let i = 0; i < expected.length; i++) square += (expected[i] ?? 0) ** 2
+  const rms = Math.sqrt(square / Math.max(1, expected.length))
+  let worst = 0
+  for (let i = 0; i < expected.length; i++) {
+    const y = expected[i] ?? Number.NaN
+    const error = Math.abs((actual[at?.[i] ?? i] ?? Number.NaN) - y) / (tolerance * (Math.abs(y) + rms) + 1e-30)
+    if (!(error <= worst)) worst = Number.isNaN(error) ? Number.POSITIVE_INFINITY : error
+  }
+  return worst
+}
+
+const reset = Effect.fnUntraced(function* ({ initial, tensor }: Expected) {
+  const gpu = yield* Gpu
+  const value = (i: number): number => initial?.[i] ?? unwritten
+  // Both kinds of element are four bytes; outputs that are read as words are judged as words.
+  if (tensor.element === "f32")
+    yield* gpu.write(
+      { ...tensor, element: "f32" as const },
+      Float32Array.from({ length: tensor.length }, (_, i) => value(i))
+    )
+  else
+    yield* gpu.write(
+      { ...tensor, element: "u32" as const },
+      Uint32Array.from({ length: tensor.length }, (_, i) => value(i))
+    )
+})
+
+/** One case under every set of capabilities that leads to other kernels. Never fails: what goes wrong is a verdict. */
+export const checkCase = Effect.fn("check.case")(function* (
+  { name, prepare }: CheckCase,
+  onVerdict: (verdict: Verdict) => Effect.Effect<void>
+) {
+  const gpu = yield* Gpu
+  const failed = (variant: string, kernels: ReadonlyArray<string>, problem: string): Verdict => ({
+    case: name,
+    variant,
+    kernels,
+    ok: false,
+    error: Number.MAX_VALUE,
+    problem
+  })
+  const own = Effect.gen(function* () {
+    const { outputs, record } = yield* prepare
+    const seen = new Set<string>()
+    for (const [variant, info] of Object.entries(capabilitySets(gpu.info))) {
+      const ops = makeOps(info)
+      const { failure, kernels, signature } = recorded(record, ops)
+      if (seen.has(signature)) continue
+      seen.add(signature)
+      if (failure !== undefined) {
+        yield* onVerdict(failed(variant, kernels, failure.message))
+        continue
+      }
+      const verdict = yield* Effect.gen(function* () {
+        for (const output of outputs) yield* reset(output)
+        yield* gpu.submit(`check ${name}`, (tape) => record(tape, ops))
+        let error = 0
+        for (const { at, expected, tensor, tolerance = 1e-4 } of outputs) {
+          const actual: ArrayLike<number> = yield* gpu.read(tensor)
+          const own = typeof expected === "function" ? expected(actual) : errorOf(actual, expected, tolerance, at)
+          error = Math.max(error, own)
+        }
+        const verdict: Verdict = {
+          case: name,
+          variant,
+          kernels,
+          ok: error <= 1,
+          error: Math.min(error, Number.MAX_VALUE)
+        }
+        return verdict
+      }).pipe(Effect.catch((error) => Effect.succeed(failed(variant, kernels, error.message))))
+      yield* onVerdict(verdict)
+    }
+  }).pipe(Effect.scoped)
+  yield* own.pipe(Effect.catch((error) => onVerdict(failed("preparation", [], error.message))))
+})
+
+/** Seeded normal numbers (mulberry32, Box and Muller), rounded to what the device holds, and their upload. */
+export const inputs = (seed: number) => {
+  let state = seed >>> 0
+  const next = (): number => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let t = Math.imul(state ^ (state >>> 15), state | 1)
+    t = (t + Math.imul(t ^ (t >>> 7), t | 61)) ^ t
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
+  }
+  const normal = (): number => Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next())
+  return {
+    next,
+    normal,
+    floats: (length: number, scale = 1): Float32Array<ArrayBuffer> =>
+      Float32Array.from({ length }, () => normal() * scale),
+    integers: (length: number, below: number): ReadonlyArray<number> =>
+      Array.from({ length }, () => Math.floor(next() * below))
+  }
+}
+
+export const f32 = Effect.fnUntraced(function* (values: ArrayLike<number>) {
+  const gpu = yield* Gpu
+  const tensor = yield* gpu.alloc("check", "f32", values.length)
+  yield* gpu.write(tensor, Float32Array.from(values))
+  return tensor
+})
+
+export const u32 = Effect.fnUntraced(function* (values: ArrayLike<number>) {
+  const gpu = yield* Gpu
+  const tensor = yield* gpu.alloc("check", "u32", values.length)
+  yield* gpu.write(tensor, Uint32Array.from(values))
+  return tensor
+})
+
+/** An uninitialised result. */
+export const result = Effect.fnUntraced(function* (length: number) {
+  return yield* (yield* Gpu).alloc("check.out", "f32", length)
+})

@@ -1,0 +1,237 @@
+/** Matrix products in every layout and storage, with everything that rides along; large ones by some of their rows. */
+import { allocMatrix, Gpu, type MatmulArgs, packRows, type Storage, strideOf, writeRows } from "@srcode/gpu"
+import { blockDiagonal } from "@srcode/kernels/lora/reference"
+import { type Layout, matmul } from "@srcode/kernels/matmul/reference"
+import { unpackF16, unpackInt4, unpackInt8 } from "@srcode/kernels/weight/reference"
+import { Effect } from "effect"
+import { type CheckCase, f32, inputs, result } from "./harness.ts"
+
+interface Product {
+  readonly layout: Layout
+  readonly m: number
+  readonly n: number
+  readonly k: number
+  readonly storage?: Storage
+  readonly alpha?: number
+  readonly bias?: boolean
+  readonly residual?: boolean
+  readonly accumulate?: boolean
+  readonly extra?: number
+  /** Check so many rows only. */
+  readonly rows?: number
+}
+
+/** What packed rows stand for. */
+const meaning = (
+  storage: Storage,
+  values: Float32Array<ArrayBuffer>,
+  rows: number,
+  cols: number
+): ArrayLike<number> => {
+  const { data, scales } = packRows(storage, values, rows, cols)
+  const stride = strideOf(storage, cols)
+  if (storage === "f16") return unpackF16(data, rows, cols, stride)
+  if (storage === "int8") return unpackInt8(data, new Float32Array(scales.buffer), rows, cols, stride)
+  if (storage === "int4") return unpackInt4(data, scales, rows, cols, stride)
+  return values
+}
+
+/** Rows `which` of x [all, cols] one below the other; of a TN operand [k, all] its columns. */
+const pick = (x: ArrayLike<number>, which: ReadonlyArray<number>, cols: number, all: number, columns: boolean) =>
+  columns
+    ? Float32Array.from({ length: cols * which.length }, (_, i) => {
+        const [l, r] = [Math.floor(i / which.length), i % which.length]
+        return x[l * all + (which[r] ?? 0)] ?? 0
+      })
+    : Float32Array.from(
+        { length: which.length * cols },
+        (_, i) => x[(which[Math.floor(i / cols)] ?? 0) * cols + (i % cols)] ?? 0
+      )
+
+const nameOf = (p: Product): string =>
+  [
+    `matmul ${p.layout} ${p.m} x ${p.n} x ${p.k}`,
+    ...Object.entries(p).flatMap(([key, value]) =>
+      ["layout", "m", "n", "k", "rows"].includes(key) || value === undefined
+        ? []
+        : [value === true ? key : `${key} ${value}`]
+    )
+  ].join(" ")
+
+const product = (p: Product, seed: number): CheckCase => ({
+  name: nameOf(p),
+  prepare: Effect.gen(function* () {
+    const random = inputs(seed)
+    const { k, layout, m, n, storage } = p
+    // Scaled so that results are of order 1 whatever k is.
+    const a = random.floats(m * k)
+    const b = random.floats(n * k, 1 / Math.sqrt(k))
+    const bias = p.bias ? random.floats(n) : undefined
+    const residual = p.residual ? random.floats(m * n) : undefined
+    const previous = p.accumulate ? random.floats(m * n) : undefined
+    const extra = p.extra ? { a: random.floats(m * p.extra), b: random.floats(n * p.extra), k: p.extra } : undefined
+    const [rows, cols] = layout === "NT" ? [n, k] : [k, n]
+    let weight: MatmulArgs["b"]
+    let held: ArrayLike<number> = b
+    if (storage === undefined) weight = yield* f32(b)
+    else {
+      const matrix = yield* allocMatrix("check", storage, rows, cols)
+      yield* writeRows(matrix, 0, rows, packRows(storage, b, rows, cols))
+      weight = matrix
+      held = meaning(storage, b, rows, cols)
+    }
+    const out = yield* result(m * n)
+    const args: MatmulArgs = {
+      ...{ a: yield* f32(a), b: weight, out, m, n, k },
+      ...(p.alpha === undefined ? {} : { alpha: p.alpha }),
+      ...(bias ? { bias: yield* f32(bias) } : {}),
+      ...(residual ? { residual: yield* f32(residual) } : {}),
+      ...(p.accumulate ? { accumulate: true } : {}),
+      ...(extra ? { extra: { a: yield* f32(extra.a), b: yield* f32(extra.b), k: extra.k } } : {})
+    }
+    const all = Array.from({ length: m }, (_, i) => i)
+    // The first, the last, and some between.
+    const which = p.rows === undefined ? all : [0, m - 1, ...random.integers(Math.max(0, p.rows - 2), m)]
+    const some = (x: Float32Array | undefined) => x && pick(x, which, n, m, false)
+    const expected = matmul(layout, {
+      a: p.rows === undefined ? a : pick(a, which, k, m, layout === "TN"),
+      b: held,
+      ...{ m: which.length, n, k, alpha: p.alpha, bias },
+      residual: some(residual),
+      previous: some(previous),
+      extra: extra && { ...extra, a: pick(extra.a, which, extra.k, m, layout === "TN") }
+    })
+    return {
+      record: (tape, ops) =>
+        layout === "NT"
+          ? ops.matmulNT(tape, args)
+          : layout === "NN"
+            ? ops.matmulNN(tape, args)
+            : ops.matmulTN(tape, args),
+      outputs: [
+        {
+          name: "out",
+          tensor: out,
+          initial: previous,
+          expected,
+          at: which.flatMap((r) => Array.from({ length: n }, (_, c) => r * n + c)),
+          // Variants that multiply in 16 bits round both operands to 11 bits before they add in 32.
+          tolerance: 1e-4
+        }
+      ]
+    }
+  })
+})
+
+const layouts: ReadonlyArray<Layout> = ["NT", "NN", "TN"]
+const storages: ReadonlyArray<Storage> = ["f32", "f16", "int8", "int4"]
+
+const mask: CheckCase = {
+  name: "lora mask",
+  prepare: Effect.gen(function* () {
+    const random = inputs(70)
+    const [rank, ends] = [8, [40, 56, 72]]
+    const before = random.floats(72 * 24)
+    const db = yield* result(72 * 24)
+    return {
+      record: (tape, ops) => ops.loraMask(tape, { db, rows: 72, rank, ends }),
+      outputs: [{ name: "db", tensor: db, initial: before, expected: blockDiagonal(before, rank, ends) }]
+    }
+  })
+}
+
+/** Merging into 16 bits rounds once, to the nearest. */
+const merge: CheckCase = {
+  name: "merge an adapter into f16",
+  prepare: Effect.gen(function* () {
+    const gpu = yield* Gpu
+    const random = inputs(71)
+    const [rows, cols, width, scale] = [70, 96, 8, 0.5]
+    const w = random.floats(rows * cols)
+    const [b, a] = [random.floats(rows * width, 0.3), random.floats(width * cols, 0.3)]
+    const packed = packRows("f16", w, rows, cols)
+    const matrix = yield* allocMatrix("check", "f16", rows, cols)
+    const part = matrix.parts[0]
+    const tensors = { b: yield* f32(b), a: yield* f32(a) }
+    const expected = matmul("NN", {
+      a: b,
+      b: a,
+      m: rows,
+      n: cols,
+      k: width,
+      alpha: scale,
+      previous: unpackF16(packed.data, rows, cols, matrix.stride)
+    })
+    const data = part?.data ?? (yield* gpu.alloc("none", "u32", 1))
+    return {
+      record: (tape, ops) => ops.addLowRank(tape, { w: matrix, ...tensors, width, scale }),
+      outputs: [
+        {
+          name: "w",
+          tensor: data,
+          initial: packed.data,
+          expected: (actual) => {
+            const words = Uint32Array.from({ length: actual.length }, (_, i) => actual[i] ?? 0)
+            const merged = unpackF16(words, rows, cols, matrix.stride)
+            let worst = 0
+            for (let i = 0; i < expected.length; i++) {
+              const y = expected[i] ?? Number.NaN
+              // Half a step of 11 bits, and the rounding of the sum in 32 bits before.
+              const bound = Math.abs(y) * 2 ** -11 * 1.01 + 2 ** -24
+              const error = Math.abs((merged[i] ?? Number.NaN) - y) / bound
+              if (!(error <= worst)) worst = Number.isNaN(error) ? Number.POSITIVE_INFINITY : error
+            }
+            return worst
+          }
+        }
+      ]
+    }
+  })
+}
+
+/** `large` adds shapes of real models, checked by some of their rows. */
+export const productCases = (large: boolean): ReadonlyArray<CheckCase> => {
+  const list: Array<Product> = []
+  const shapes: ReadonlyArray<readonly [number, number, number]> = [
+    [1, 1, 1],
+    [1, 36, 16],
+    [3, 7, 5],
+    [17, 33, 40],
+    [65, 68, 72],
+    [70, 130, 19]
+  ]
+  const even: ReadonlyArray<readonly [number, number, number]> = large
+    ? [
+        [1, 256, 512],
+        [16, 192, 320],
+        [64, 128, 256],
+        [129, 257, 513],
+        [256, 384, 128]
+      ]
+    : [[16, 64, 96]]
+  for (const layout of layouts) {
+    for (const [m, n, k] of [...shapes, ...even]) list.push({ layout, m, n, k })
+    list.push({ layout, m: 11, n: 36, k: 24, alpha: -0.375, accumulate: true })
+    if (layout === "TN") continue
+    list.push(
+      { layout, m: 11, n: 36, k: 24, bias: true, residual: true, extra: 8 },
+      { layout, m: 130, n: 64, k: 96, alpha: 2, bias: true, residual: true, accumulate: true, extra: 16 },
+      { layout, m: 1, n: 5, k: 7, extra: 3, residual: true }
+    )
+    for (const storage of storages) {
+      for (const [m, n, k] of [[1, 64, 96], [5, 33, 40], [70, 130, 64], ...even] as const) {
+        list.push({ layout, m, n, k, storage })
+      }
+      list.push({ layout, m: 33, n: 72, k: 64, storage, residual: true, extra: 8 })
+    }
+    if (large) {
+      for (const storage of storages) {
+        list.push({ layout, m: 1000, n: 4608, k: 3584, storage, extra: 24, rows: 4 })
+        list.push({ layout, m: 2, n: 512, k: 18_944, storage })
+      }
+    }
+  }
+  if (large)
+    list.push({ layout: "TN", m: 24, n: 3584, k: 4096, rows: 4 }, { layout: "TN", m: 3584, n: 24, k: 1000, rows: 6 })
+  return [...list.map((p, i) => product(p, 1000 + i)), mask, merge]
+}

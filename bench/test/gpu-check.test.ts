@@ -1,0 +1,144 @@
+/** The check of a device, at its smallest on whatever device is here: what it writes, and what it says of faults. */
+import { spawn } from "node:child_process"
+import * as fs from "node:fs"
+import * as os from "node:os"
+import * as nodePath from "node:path"
+import { assert, describe, it, layer } from "@effect/vitest"
+import { Gpu, GpuDawn } from "@srcode/gpu"
+import { Effect } from "effect"
+import { summarise } from "../src/gpu-check/summary.ts"
+import { type CheckCase, checkCase, errorOf, f32, result, type Verdict } from "../src/gpu-check/verify/harness.ts"
+
+const program = nodePath.resolve(import.meta.dirname, "../src/gpu-check/main.ts")
+
+const inFolder = async <A>(use: (folder: string) => Promise<A>): Promise<A> => {
+  const folder = fs.mkdtempSync(nodePath.join(os.tmpdir(), "srcode-gpu-check-"))
+  try {
+    return await use(folder)
+  } finally {
+    fs.rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+const start = (args: ReadonlyArray<string>) => {
+  const child = spawn(process.execPath, [program, ...args], { stdio: ["ignore", "pipe", "pipe"] })
+  let stdout = ""
+  child.stdout.on("data", (data) => {
+    stdout += String(data)
+  })
+  const ended = new Promise<{ readonly code: number | null; readonly stdout: string }>((resolve) =>
+    child.on("close", (code) => resolve({ code, stdout }))
+  )
+  return { child, ended }
+}
+
+const readJson = (file: string) => JSON.parse(fs.readFileSync(file, "utf8"))
+
+describe("gpu-check as a program", () => {
+  it("runs its sections, verifies, and leaves one report and the traces", () =>
+    inFolder(async (folder) => {
+      const only = "matmul,large,consistency"
+      const { code, stdout } = await start(["--size", "tiny", "--only", only, "--out", folder]).ended
+      assert.strictEqual(code, 0, stdout)
+      assert.include(stdout, "all verified")
+      assert.deepStrictEqual(fs.readdirSync(folder).sort(), ["gpu-check.json", "trace-decode.json", "trace-sft.json"])
+      const { sections } = readJson(nodePath.join(folder, "gpu-check.json"))
+      assert.deepStrictEqual(Object.keys(sections), only.split(","))
+      for (const section of Object.values<{ status: string }>(sections)) assert.strictEqual(section.status, "done")
+      for (const row of sections.matmul.found.matmul) {
+        assert.isAbove(row.seconds, 0)
+        assert.closeTo(row.gflops, (2 * row.m * row.n * row.k) / row.seconds / 1e9, 0.01 * row.gflops)
+      }
+      const [steps, decode] = sections.large.found.work
+      assert.strictEqual(steps.training.length, 3)
+      assert.isBelow(steps.training[2].loss, steps.training[0].loss)
+      assert.strictEqual(decode.dispatchesPerStep, decode.dispatches / 9)
+      for (const held of sections.consistency.found.holds) assert.isTrue(held.ok, held.what)
+      const { traceEvents } = readJson(nodePath.join(folder, "trace-sft.json"))
+      assert.isAbove(traceEvents.length, steps.submits)
+    }))
+
+  it("a section that is killed leaves what it had found", () =>
+    inFolder(async (folder) => {
+      const { child, ended } = start(["--section", "verification", "--size", "tiny", "--out", folder])
+      const file = nodePath.join(folder, ".verification.json")
+      const deadline = performance.now() + 60_000
+      const found = () => (fs.existsSync(file) ? (readJson(file).verdicts ?? []) : [])
+      while (found().length < 3 && performance.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 20))
+      child.kill("SIGKILL")
+      await ended
+      assert.isAtLeast(found().length, 3)
+      assert.isTrue(found()[0].ok)
+    }))
+
+  it("one that cannot be run, for want of a device, is said to have a problem; unknown ones are refused", () =>
+    inFolder(async (folder) => {
+      const { code, stdout } = await start(["--only", "consistency", "--device", "hardware", "--out", folder]).ended
+      const { sections } = readJson(nodePath.join(folder, "gpu-check.json"))
+      // On a machine with a GPU it can be run.
+      if (code === 0) assert.include(stdout, "all verified")
+      else assert.include(sections.consistency.found.problems[0].problem, "hardware")
+      assert.strictEqual((await start(["--only", "weather", "--out", folder]).ended).code, 1)
+    }))
+})
+
+layer(GpuDawn.layerWith({ device: "auto" }))("the harness", (it) => {
+  it.effect("finds wrong numbers, unwritten ones and refused dispatches, and runs each choice of kernels once", () =>
+    Effect.gen(function* () {
+      const gpu = yield* Gpu
+      const one = (name: string, expected: ReadonlyArray<number>, rows: number): CheckCase => ({
+        name,
+        prepare: Effect.gen(function* () {
+          const [gu, y] = [yield* f32([1, -1, 2, 2]), yield* result(2)]
+          return {
+            record: (tape, ops) => ops.swiglu(tape, { gu, y, rows, dim: 2 }),
+            outputs: [{ name: "y", tensor: y, expected }]
+          }
+        })
+      })
+      const silu = (x: number) => x / (1 + Math.exp(-x))
+      const right = [2 * silu(1), 2 * silu(-1)]
+      const run = Effect.fnUntraced(function* (name: string, expected: ReadonlyArray<number>, rows: number) {
+        const verdicts: Array<Verdict> = []
+        yield* checkCase(one(name, expected, rows), (verdict) => Effect.sync(() => void verdicts.push(verdict)))
+        return verdicts
+      })
+      const good = yield* run("right", right, 1)
+      assert.isAbove(good.length, 1)
+      assert.strictEqual(new Set(good.map(({ variant }) => variant)).size, good.length)
+      for (const { error, ok } of good) {
+        assert.isTrue(ok)
+        assert.isBelow(error, 1)
+      }
+      for (const { ok } of yield* run("wrong", [right[0]!, right[1]! * 1.01], 1)) assert.isFalse(ok)
+      for (const { ok, problem } of yield* run("refused", right, 9)) {
+        assert.isFalse(ok)
+        assert.include(problem, "holds 4 of 36 elements")
+      }
+      // An empty launch writes nothing: what was there before is no result.
+      for (const { ok } of yield* run("unwritten", right, 0)) assert.isFalse(ok)
+      assert.strictEqual((yield* gpu.memory).live, 0)
+    })
+  )
+})
+
+describe("errors and summaries", () => {
+  it("errors are in units of the tolerance, and what is no number is infinitely wrong", () => {
+    assert.closeTo(errorOf([1.1, 1], [1, 1], 0.1), 0.5, 1e-9)
+    assert.strictEqual(errorOf([Number.NaN, 1], [1, 1], 0.1), Number.POSITIVE_INFINITY)
+    assert.strictEqual(errorOf([1], [1, 1], 0.1), Number.POSITIVE_INFINITY)
+    assert.closeTo(errorOf([0, 7, 1], [1], 0.1, [2]), 0, 1e-9)
+  })
+
+  it("a failed variant, a problem and a broken statement each make it not verified", () => {
+    const summary = { cases: "1 of 1", passed: 1, failed: [], worstError: 0.5, untouched: [] }
+    assert.isTrue(summarise("x", { summary }).ok)
+    const failed = [{ name: "matmul", variant: "hardware", error: 3 }]
+    const bad = summarise("x", { summary: { ...summary, failed } })
+    assert.isFalse(bad.ok)
+    assert.include(bad.lines.join("\n"), "FAILED matmul (hardware)")
+    assert.isFalse(summarise("x", { problems: [{ part: "a", problem: "b" }] }).ok)
+    assert.isFalse(summarise("x", { holds: [{ what: "a", ok: false }] }).ok)
+    assert.isFalse(summarise("x", null).ok)
+  })
+})
