@@ -50,17 +50,36 @@ const weightBytes = (storage: Storage, rows: number, cols: number, stride: numbe
 }
 
 /** Bits of `flags` in the matmul kernels. */
-const [biasFlag, residualFlag, accumulateFlag] = [1, 2, 4]
+const [biasFlag, residualFlag, accumulateFlag, partialFlag] = [1, 2, 4, 8]
 const has = (flags: number, bit: number): number => (Math.floor(flags / bit) % 2 === 1 ? 1 : 0)
 
+/** What stands around a product: operands into 16-bit floats with a scale a row, and the sum over splits. */
+const matmulPasses = (kernel: string, v: Values): Omit<Cost, "estimated"> => {
+  const { flags = 0, k = 0, k2 = 0, m = 0, n = 0, PARTS = 1, rows = 0, splits = 0, stride = 0 } = v
+  if (kernel === "matmul_split_finish") {
+    const epilogue = has(flags, biasFlag) * n + has(flags, residualFlag) * m * n + has(flags, accumulateFlag) * m * n
+    return { flops: splits * m * n, bytes: 4 * (splits * m * n + m * n + epilogue) }
+  }
+  const count = kernel === "matmul_pack" ? rows : m
+  return { flops: 2 * count * (k + k2), bytes: count * (4 * (k + k2) + 2 * PARTS * stride + 4) }
+}
+
 const matmul = (kernel: string, v: Values): Omit<Cost, "estimated"> => {
+  if (/_(pack|pack_columns|split_finish)$/.test(kernel)) return matmulPasses(kernel, v)
   const { flags = 0, k = 0, k2 = 0, m = 0, n = 0 } = v
-  const layout = kernel.includes("_tn_") || v.mode === 2 ? "TN" : kernel.includes("_nn_") || v.mode === 1 ? "NN" : "NT"
-  const [rows, cols] = layout === "NT" ? [n, k] : [k, n]
-  const weight = weightBytes(layout === "TN" ? "f32" : storageOf(kernel), rows, cols, v.b_stride ?? cols)
+  const mode = kernel.includes("_tn_") ? 2 : kernel.includes("_nn_") ? 1 : (v.mode ?? v.MODE ?? 0)
+  const [rows, cols] = mode === 0 ? [n, k] : [k, n]
+  const packed = /^matmul_(half|matrix)/.test(kernel)
+  const a = packed ? m * (2 * (v.PARTS ?? 1) * (v.a_stride ?? k) + 4) : 4 * m * (k + k2)
+  const b = kernel.endsWith("_packed")
+    ? n * (2 * (v.b_stride ?? k) + 4)
+    : weightBytes(mode === 2 ? "f32" : storageOf(kernel), rows, cols, v.b_stride ?? cols)
   const out = m * n
   const epilogue = has(flags, biasFlag) * n + has(flags, residualFlag) * out + has(flags, accumulateFlag) * out
-  return { flops: 2 * out * (k + k2), bytes: weight + 4 * (m * k + k2 * (m + n) + out + epilogue) }
+  const splits = has(flags, partialFlag)
+    ? Math.ceil(((v.panels ?? 1) + Math.ceil(k2 / (v.DEPTH ?? 16))) / Math.max(1, v.span ?? 1))
+    : 1
+  return { flops: 2 * out * (k + k2), bytes: a + b + 4 * (k2 * n + splits * out + epilogue) }
 }
 
 const headDimOf = (v: Values): number => {
@@ -213,6 +232,8 @@ export const costOf = (dispatch: Dispatch, hints: CostHints = {}): Cost => {
 /** The shape of a matrix product, `m x n x k`, which its name does not tell; empty for other kernels. */
 export const shapeOf = (dispatch: Dispatch): string => {
   if (!dispatch.kernel.startsWith("matmul_")) return ""
-  const { k = 0, k2 = 0, m = 0, n = 0 } = valuesOf(dispatch)
+  const { k = 0, k2 = 0, m = 0, n = 0, rows = 0 } = valuesOf(dispatch)
+  if (dispatch.kernel.startsWith("matmul_pack")) return `${rows + m} x ${k}${k2 > 0 ? `+${k2}` : ""}`
+  if (dispatch.kernel === "matmul_split_finish") return `${m} x ${n}`
   return `${m} x ${n} x ${k}${k2 > 0 ? `+${k2}` : ""}`
 }

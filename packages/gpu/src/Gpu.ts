@@ -8,8 +8,18 @@
 import { Context, type Effect, type Scope } from "effect"
 import type { GpuError } from "./GpuError.ts"
 import type { KernelName } from "./Kernel.ts"
+import type { MatmulChoice } from "./MatmulVariant.ts"
 import type { Dispatch, Tape } from "./Tape.ts"
 import type { ElementType, Tensor } from "./Tensor.ts"
+
+/** One shape of a matrix unit: [M, K] x [K, N] of one type with sums of another (f32, f16, u32, i32, u8, i8). */
+export interface SubgroupMatrixConfig {
+  readonly componentType: string
+  readonly resultComponentType: string
+  readonly M: number
+  readonly N: number
+  readonly K: number
+}
 
 /** What the adapter says of itself, and what was requested of it. */
 export interface AdapterInfo {
@@ -24,6 +34,10 @@ export interface AdapterInfo {
   readonly limits: Readonly<Record<string, number>>
   /** Smallest and largest subgroup; 0 where the device has none. */
   readonly subgroupSize: readonly [number, number]
+  /** What the device's matrix units multiply; empty where there are none. */
+  readonly subgroupMatrixConfigs: ReadonlyArray<SubgroupMatrixConfig>
+  /** The matmul variants that a calibration found best; without it they follow from the capabilities alone. */
+  readonly matmul?: MatmulChoice
 }
 
 /** Nanoseconds of one dispatch, from timestamps. */

@@ -4,10 +4,11 @@
  * It never throws. The first impossible dispatch (empty grid, a buffer both read and written, a view that is not
  * aligned) is remembered and fails the submit with the kernel's name and what was wrong.
  */
+import { Result } from "effect"
 import { type GpuError, gpuError, InvalidDispatch } from "./GpuError.ts"
 import type { Bindings, Constants, Grid, KernelName, KernelSpec, Params } from "./Kernel.ts"
 import { kernelSpec } from "./Kernel.ts"
-import type { Tensor } from "./Tensor.ts"
+import type { ElementType, Tensor } from "./Tensor.ts"
 import { tensorAlignment } from "./Tensor.ts"
 
 /** One dispatch, resolved: what the device layer needs to encode it. */
@@ -63,9 +64,23 @@ const definedOnly = (values: Readonly<Record<string, number | undefined>>): Reco
 const outside = (tensor: Tensor): string =>
   `covers elements ${tensor.offset}…${tensor.offset + tensor.length} of a buffer of ${tensor.buffer.size / 4}`
 
+/** Gives a temporary buffer of at least `length` elements, or says why there is none. */
+export type ScratchSource = (slot: string, element: ElementType, length: number) => Result.Result<Tensor, GpuError>
+
+const noScratch: ScratchSource = (slot) =>
+  Result.fail(
+    gpuError(new InvalidDispatch({ kernel: slot, detail: "a tape without a device has no temporary buffers" }))
+  )
+
 export class Tape {
   readonly entries: Array<TapeEntry> = []
   failure: GpuError | undefined
+  private readonly source: ScratchSource
+
+  /** Without a source of temporary buffers, launches that need one fail. */
+  constructor(source: ScratchSource = noScratch) {
+    this.source = source
+  }
 
   private reject(kernel: string, detail: string): void {
     this.failure ??= gpuError(new InvalidDispatch({ kernel, detail }))
@@ -73,6 +88,17 @@ export class Tape {
 
   private inside(tensor: Tensor): boolean {
     return tensor.offset >= 0 && (tensor.offset + tensor.length) * 4 <= tensor.buffer.size
+  }
+
+  /**
+   * A temporary buffer of the device, one for each slot: contents last until the slot is asked for again. What writes it and what reads it
+   * must follow each other on the tape.
+   */
+  scratch<E extends ElementType>(slot: string, element: E, length: number): Tensor<E> | undefined {
+    const given = this.source(slot, element, length)
+    if (Result.isSuccess(given)) return { ...given.success, element, length }
+    this.failure ??= given.failure
+    return undefined
   }
 
   /** States what a launch needs of its tensors; the first broken statement fails the submit. */

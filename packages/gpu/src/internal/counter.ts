@@ -4,6 +4,7 @@ import { type AdapterInfo, Gpu, type HostArray } from "../Gpu.ts"
 import { gpuError, InvalidDispatch, OutOfMemory } from "../GpuError.ts"
 import { Tape } from "../Tape.ts"
 import type { ElementType, Tensor } from "../Tensor.ts"
+import { makeScratch } from "./scratch.ts"
 
 export const bufferBytes = (length: number): number => Math.ceil(Math.max(1, length) / 4) * 16
 
@@ -17,6 +18,16 @@ export const largestBuffer = (info: AdapterInfo): number =>
 export const makeCounter = (info: AdapterInfo) => {
   let live = 0
   let peak = 0
+  const scratch = makeScratch({
+    largest: largestBuffer(info),
+    // Only the size is ever asked of it.
+    create: (label, size) => ({ size, label, destroy: () => undefined }) as unknown as GPUBuffer,
+    account: (bytes) => {
+      live += bytes
+      peak = Math.max(peak, live)
+      return undefined
+    }
+  })
   const gpu = Gpu.of({
     info,
     alloc: <E extends ElementType>(label: string, element: E, length: number) =>
@@ -44,8 +55,9 @@ export const makeCounter = (info: AdapterInfo) => {
     write: () => Effect.void,
     submit: (_label, record) =>
       Effect.suspend(() => {
-        const tape = new Tape()
+        const tape = new Tape(scratch.source)
         record(tape)
+        scratch.collect()
         return tape.failure === undefined ? Effect.void : Effect.fail(tape.failure)
       }),
     read: <E extends ElementType>(tensor: Tensor<E>) =>

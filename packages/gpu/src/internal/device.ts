@@ -18,7 +18,9 @@ import { Tape } from "../Tape.ts"
 import type { ElementType, Tensor } from "../Tensor.ts"
 import { bufferBytes, largestBuffer } from "./counter.ts"
 import { encodeTape } from "./encode.ts"
+import { matrixConfigs } from "./matrix-configs.ts"
 import { type Compiled, makePipelines } from "./pipelines.ts"
+import { makeScratch } from "./scratch.ts"
 import { makeTimestamps, type Timestamps } from "./timestamps.ts"
 
 // WebGPU's numeric flags (the globals are not defined in Node).
@@ -89,6 +91,7 @@ const describe = (adapter: GPUAdapter, backendNull: boolean): AdapterInfo => {
     software: backendNull || (info.isFallbackAdapter ?? false),
     features,
     limits,
+    subgroupMatrixConfigs: matrixConfigs(info),
     subgroupSize: features.includes("subgroups") ? [info.subgroupMinSize ?? 0, info.subgroupMaxSize ?? 0] : [0, 0]
   }
 }
@@ -168,6 +171,16 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
   let dispatches = 0
   const pipelines = makePipelines(device, new Set(features), kernels)
 
+  const scratch = makeScratch({
+    largest: largestBuffer(info),
+    create: (label, size) => device.createBuffer({ label, size, usage: usage.storage | usage.copySrc | usage.copyDst }),
+    account: (bytes) => {
+      if (live + bytes > budget) return { limit: budget, name: "the memory budget", live }
+      live += bytes
+      peak = Math.max(peak, live)
+      return undefined
+    }
+  })
   const clock = yield* Clock.Clock
   const opened = clock.currentTimeNanosUnsafe()
   let observer: Observer | undefined
@@ -240,7 +253,7 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
     Effect.suspend(() => {
       if (failure !== undefined) return Effect.fail(failure)
       operation = label
-      const tape = new Tape()
+      const tape = new Tape(scratch.source)
       body(tape)
       return tape.failure === undefined ? Effect.succeed(tape) : Effect.fail(tape.failure)
     })
@@ -267,6 +280,7 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
     const commands = encode(tape, compiled)
     at = span("encode", label, at, compiled)
     device.queue.submit([commands])
+    scratch.collect()
     span("submit", label, at)
     yield* check
   })
@@ -309,6 +323,7 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
     const commands = [encode(tape, compiled, stamps?.pass)]
     at = span("encode", label, at, compiled)
     device.queue.submit(stamps === undefined ? commands : [...commands, stamps.resolve()])
+    scratch.collect()
     at = span("submit", label, at)
     yield* check
     yield* idle

@@ -4,10 +4,10 @@
  * sequences, neighbouring rows that share the loads of their keys.
  */
 import type { AdapterInfo } from "../Gpu.ts"
+import { subgroupTile } from "../MatmulVariant.ts"
 import { grid1d, maxGroups, type Tape } from "../Tape.ts"
 import type { Tensor } from "../Tensor.ts"
 import { fits, groupSize, type HeadShape } from "./layer.ts"
-import { subgroupTile } from "./matmul.ts"
 
 type F = Tensor<"f32">
 type U = Tensor<"u32">

@@ -1,11 +1,13 @@
 /**
  * Matrix products in the three layouts a linear layer needs (see kernels/matmul/README.md).
  *
- * The low-rank product of LoRA rides along as further K columns (`extra`), so base and adapter are one dispatch. The
- * variant follows from what the device reports: a barrier-free subgroup tile where a driver computes on the CPU,
- * shared-memory tiles elsewhere and for shapes the subgroup tile cannot take.
+ * The low-rank product of LoRA rides along as further K columns (`extra`), so base and adapter are one dispatch. The rung of the ladder
+ * follows from what the device reports and a calibration found (MatmulVariant.ts), and never from how many rows there are: a row's bits
+ * are its own. Callers that know a bound on the rows say so (`capacity`) and get what is good for few of them.
  */
 import type { AdapterInfo } from "../Gpu.ts"
+import { launch, type MatmulJob } from "../internal/matmul-launch.ts"
+import { type Layout, type MatmulChoice, type MatmulShape, pickVariant } from "../MatmulVariant.ts"
 import type { Matrix, MatrixPart } from "../Matrix.ts"
 import { denseMatrix } from "../Matrix.ts"
 import type { Tape } from "../Tape.ts"
@@ -19,6 +21,11 @@ export interface MatmulArgs {
   readonly m: number
   readonly n: number
   readonly k: number
+  /**
+   * NT, NN: the most rows this call will ever have, fixed for the life of an engine or trainer. Rows computed under one capacity have the
+   * same bits whatever `m` is; under different capacities they may not.
+   */
+  readonly capacity?: number
   /** Factor on the main product (not on `extra`); default 1. */
   readonly alpha?: number
   /** [n], added to every row. */
@@ -30,8 +37,6 @@ export interface MatmulArgs {
   /** A second product of the same layout with its own inner dimension, added unscaled. */
   readonly extra?: { readonly a: Tensor<"f32">; readonly b: Tensor<"f32">; readonly k: number }
 }
-
-export type Layout = "NT" | "NN" | "TN"
 
 const isMatrix = (b: MatmulArgs["b"]): b is Matrix => "parts" in b
 
@@ -48,6 +53,7 @@ const check = (tape: Tape, layout: Layout, x: MatmulArgs): void => {
       tape.require(false, name, `${what} (${tensor.label}) holds ${tensor.length} elements`)
   }
   tape.require(x.m > 0 && x.n > 0 && x.k > 0, name, "every dimension must be positive")
+  tape.require(x.m <= (x.capacity ?? x.m), name, `the capacity was declared as ${x.capacity} rows`)
   holds("a", x.a, x.m * x.k)
   holds("out", x.out, x.m * x.n)
   holds("bias", x.bias, x.n)
@@ -60,141 +66,61 @@ const check = (tape: Tape, layout: Layout, x: MatmulArgs): void => {
   if (!fits) tape.require(false, name, `b (${x.b.label}) is a weight matrix [${x.b.rows}, ${x.b.cols}]`)
 }
 
-/** The lane count of the subgroup tile, or 0 where the device does better with shared memory. */
-export const subgroupTile = (info: AdapterInfo): number => {
-  const [low, high] = info.subgroupSize
-  return info.software && low === high && (low === 4 || low === 8) ? low : 0
+/** The product with one part of b: its rows are columns of out for NT, inner dimension for NN and TN. */
+const jobOf = (layout: Layout, x: MatmulArgs, b: Matrix, part: MatrixPart): MatmulJob => {
+  const forward = layout === "NT"
+  const n = forward ? part.rows : x.n
+  const k2 = x.extra?.k ?? 0
+  const shape: MatmulShape = {
+    layout,
+    storage: part.storage,
+    n,
+    k: x.k,
+    k2,
+    stride: b.stride,
+    capacity: layout === "TN" ? x.m : x.capacity
+  }
+  return {
+    shape,
+    part,
+    a: x.a,
+    a2: x.extra?.a,
+    b2: x.extra?.b,
+    bias: x.bias,
+    residual: x.residual,
+    out: x.out,
+    m: x.m,
+    n,
+    k: forward ? x.k : part.rows,
+    k2,
+    alpha: x.alpha ?? 1,
+    accumulate: x.accumulate ?? false,
+    bStride: b.stride,
+    col0: forward ? part.first : 0,
+    cols: x.n,
+    aStride: x.k,
+    a0: forward ? 0 : part.first
+  }
 }
 
-export const makeMatmul = (info: AdapterInfo) => {
-  const sg = subgroupTile(info)
-  const flagsOf = (x: MatmulArgs): number => (x.bias ? 1 : 0) + (x.residual ? 2 : 0) + (x.accumulate ? 4 : 0)
-  const operands = (x: MatmulArgs) => ({
-    a: x.a,
-    a2: x.extra?.a ?? x.a,
-    b2: x.extra?.b ?? x.a,
-    bias: x.bias ?? x.a,
-    residual: x.residual ?? x.a,
-    out: x.out
-  })
-  const scalars = (x: MatmulArgs) => ({
-    m: x.m,
-    n: x.n,
-    k: x.k,
-    k2: x.extra?.k ?? 0,
-    alpha: x.alpha ?? 1,
-    flags: flagsOf(x)
-  })
-  /** Where a part of b lies: in rows of out's columns (NT) or in rows of the inner dimension (NN). */
-  const place = (x: MatmulArgs, b: Matrix, col0: number, a0: number) => ({
-    b_stride: b.stride,
-    col0,
-    cols: x.n,
-    a_stride: x.k,
-    a0
-  })
-
-  const tiled = (
-    tape: Tape,
-    mode: 0 | 1 | 2,
-    x: MatmulArgs,
-    part: MatrixPart,
-    params: ReturnType<typeof scalars> & ReturnType<typeof place>
-  ): void => {
-    const grid = [Math.ceil(params.n / 64), Math.ceil(x.m / 64)] as const
-    const all = { ...params, mode }
-    const bindings = operands(x)
-    switch (part.storage) {
-      case "f32":
-        return tape.dispatch("matmul_tiled", { ...bindings, b: part.data }, all, grid)
-      case "f16":
-        return tape.dispatch("matmul_tiled_f16", { ...bindings, b: part.data }, all, grid)
-      case "int8":
-        return tape.dispatch("matmul_tiled_int8", { ...bindings, b: part.data, scales: part.scales }, all, grid)
-      case "int4":
-        return tape.dispatch("matmul_tiled_int4", { ...bindings, b: part.data, scales: part.scales }, all, grid)
-    }
-  }
-  /** Whether the subgroup tile can take an inner dimension of `k` (and the second product's). */
-  const innerFits = (x: MatmulArgs, k: number): boolean =>
-    sg > 0 && k % sg === 0 && (x.extra?.k ?? 0) % sg === 0 && (!isMatrix(x.b) || x.b.stride % 4 === 0)
-  /** Rows of a tile: as many as there are, since loads are what costs and each row more is one. */
-  const rows = (m: number): number => (m >= 256 ? 16 : tileRows(m))
-
+export const makeMatmul = (info: AdapterInfo, choice: MatmulChoice | undefined) => {
+  const run = (tape: Tape, job: MatmulJob): void => launch(tape, info, pickVariant(info, choice, job.shape), job)
   return {
     /** out[m,n] = alpha a[m,k] b[n,k]ᵀ + …: a linear layer forward with weights as stored by Hugging Face. */
     matmulNT(tape: Tape, x: MatmulArgs): void {
       check(tape, "NT", x)
       const b = matrixOf("NT", x)
-      for (const part of b.parts) {
-        const n = part.rows
-        const params = { ...scalars(x), n, ...place(x, b, part.first, 0) }
-        if (!innerFits(x, x.k)) {
-          tiled(tape, 0, x, part, params)
-          continue
-        }
-        const COLS = n > 2 * sg ? 4 : n > sg ? 2 : 1
-        const ROWS = COLS === 4 ? tileRows(x.m) : rows(x.m)
-        const { a_stride: _, a0: __, ...rest } = params
-        const grid = [Math.ceil(n / (sg * COLS)), Math.ceil(x.m / ROWS)] as const
-        const constants = { SG: sg, QUADS: sg / 4, ROWS, COLS }
-        const bindings = operands(x)
-        switch (part.storage) {
-          case "f32":
-            tape.dispatch("matmul_nt_subgroup", { ...bindings, b: part.data }, rest, grid, constants)
-            break
-          case "f16":
-            tape.dispatch("matmul_nt_subgroup_f16", { ...bindings, b: part.data }, rest, grid, constants)
-            break
-          case "int8": {
-            const both = { ...bindings, b: part.data, scales: part.scales }
-            tape.dispatch("matmul_nt_subgroup_int8", both, rest, grid, constants)
-            break
-          }
-          case "int4": {
-            const both = { ...bindings, b: part.data, scales: part.scales }
-            tape.dispatch("matmul_nt_subgroup_int4", both, rest, grid, constants)
-            break
-          }
-        }
-      }
+      for (const part of b.parts) run(tape, jobOf("NT", x, b, part))
     },
     /** out[m,n] = alpha a[m,k] b[k,n] + …: the input gradient of a linear layer. */
     matmulNN(tape: Tape, x: MatmulArgs): void {
       check(tape, "NN", x)
       const b = matrixOf("NN", x)
       for (const [i, part] of b.parts.entries()) {
+        const job = jobOf("NN", x, b, part)
         // The parts after the first add to it: everything that is added once went with the first.
-        const own: MatmulArgs = i === 0 ? x : { a: x.a, b: x.b, out: x.out, m: x.m, n: x.n, k: x.k, accumulate: true }
-        const alpha = x.alpha ?? 1
-        const params = { ...scalars(own), alpha, k: part.rows, ...place(x, b, 0, part.first) }
-        if (!innerFits(own, part.rows) || x.n % 4 !== 0) {
-          tiled(tape, 1, own, part, params)
-          continue
-        }
-        const { col0: _, cols: __, ...rest } = params
-        const ROWS = rows(x.m)
-        const grid = [Math.ceil(x.n / (sg * 4)), Math.ceil(x.m / ROWS)] as const
-        const constants = { SG: sg, ROWS, COLS: 1 }
-        const bindings = operands(own)
-        switch (part.storage) {
-          case "f32":
-            tape.dispatch("matmul_nn_subgroup", { ...bindings, b: part.data }, rest, grid, constants)
-            break
-          case "f16":
-            tape.dispatch("matmul_nn_subgroup_f16", { ...bindings, b: part.data }, rest, grid, constants)
-            break
-          case "int8": {
-            const both = { ...bindings, b: part.data, scales: part.scales }
-            tape.dispatch("matmul_nn_subgroup_int8", both, rest, grid, constants)
-            break
-          }
-          case "int4": {
-            const both = { ...bindings, b: part.data, scales: part.scales }
-            tape.dispatch("matmul_nn_subgroup_int4", both, rest, grid, constants)
-            break
-          }
-        }
+        const bare = { a2: undefined, b2: undefined, k2: 0, bias: undefined, residual: undefined, accumulate: true }
+        run(tape, i === 0 ? job : { ...job, ...bare, shape: { ...job.shape, k2: 0 } })
       }
     },
     /** out[m,n] = alpha a[k,m]ᵀ b[k,n] (+ out): the weight gradient, contracting over `k` tokens. */
@@ -206,27 +132,8 @@ export const makeMatmul = (info: AdapterInfo) => {
         "bias, residual and extra are not supported"
       )
       if (isMatrix(x.b)) return
-      if (sg === 0 || x.n % 4 !== 0) {
-        const b = matrixOf("TN", x)
-        return tiled(
-          tape,
-          2,
-          x,
-          { storage: "f32", first: 0, rows: x.k, data: x.b },
-          { ...scalars(x), ...place(x, b, 0, 0) }
-        )
-      }
-      const CHUNKS = 16 / sg
-      tape.dispatch(
-        "matmul_tn_subgroup",
-        { a: x.a, b: x.b, out: x.out },
-        { m: x.m, n: x.n, k: x.k, alpha: x.alpha ?? 1, flags: x.accumulate ? 4 : 0 },
-        [Math.ceil(x.n / (sg * 4)), Math.ceil(x.m / (sg * CHUNKS))],
-        { SG: sg, CHUNKS, COLS: 1 }
-      )
+      const b = matrixOf("TN", x)
+      for (const part of b.parts) run(tape, jobOf("TN", x, b, part))
     }
   }
 }
-
-/** Rows of a subgroup tile for a product of `m` rows. All sizes add in the same order, so bits do not depend on it. */
-const tileRows = (m: number): number => (m === 1 ? 1 : m <= 4 ? 4 : 8)

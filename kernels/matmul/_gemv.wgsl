@@ -1,0 +1,112 @@
+enable subgroups;
+requires immediate_address_space;
+
+const WG = 128u; //@const
+const SUBGROUPS = 4u; //@const WG / the largest subgroup
+const ROWS = 1u; //@const rows of a at once
+const OUT = 4u; //@const rows of b a subgroup
+
+struct Params {
+  m: u32,
+  n: u32, // rows of this part of b
+  k: u32, // a multiple of 4, as k2 is
+  k2: u32,
+  alpha: f32,
+  flags: u32, // 1 bias, 2 residual, 4 accumulate
+  b_stride: u32, // numbers from one row of b to the next
+  col0: u32, // column of out, bias, residual and row of b2 at which this part of b begins
+  cols: u32, // columns of out in all
+}
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> a2: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> b2: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> bias: array<f32>;
+@group(0) @binding(5) var<storage, read> residual: array<f32>;
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;
+
+fn sum4(x: vec4<f32>) -> f32 { return (x.x + x.y) + (x.z + x.w); }
+
+@compute @workgroup_size(WG, 1, 1)
+fn main(
+  @builtin(workgroup_id) wg: vec3<u32>,
+  @builtin(subgroup_id) subgroup: u32,
+  @builtin(subgroup_size) size: u32,
+  @builtin(subgroup_invocation_id) lane: u32,
+) {
+  let c0 = (wg.x * SUBGROUPS + subgroup) * OUT;
+  let r0 = wg.y * ROWS;
+  let k4 = p.k / 4u;
+//@for o 0 OUT
+  let col$o = min(c0 + $ou, p.n - 1u);
+//@end
+//@for r 0 ROWS
+  let row$r = min(r0 + $ru, p.m - 1u);
+//@for o 0 OUT
+  var c$r_$o = vec4<f32>();
+//@end
+//@end
+  for (var chunk = lane; chunk * QUADS < k4; chunk += size) {
+//@for o 0 OUT
+    let w$o = b_chunk(col$o, chunk);
+    let block$o = b_block(col$o, chunk);
+//@end
+//@for q 0 QUADS
+    {
+      let at = chunk * QUADS + $qu;
+      if (at < k4) {
+//@for r 0 ROWS
+        let x$r = a[row$r * k4 + at];
+//@end
+//@for o 0 OUT
+        {
+          let w = b_part(w$o, block$o, $qu);
+//@for r 0 ROWS
+          c$r_$o = fma(x$r, w, c$r_$o);
+//@end
+        }
+//@end
+      }
+    }
+//@end
+  }
+//@for o 0 OUT
+  {
+    let factor = vec4<f32>(p.alpha * b_scale(col$o));
+//@for r 0 ROWS
+    c$r_$o *= factor;
+//@end
+  }
+//@end
+  for (var at = lane; at < p.k2 / 4u; at += size) {
+//@for r 0 ROWS
+    let x$r = a2[row$r * (p.k2 / 4u) + at];
+//@end
+//@for o 0 OUT
+    {
+      let w = b2[(p.col0 + col$o) * (p.k2 / 4u) + at];
+//@for r 0 ROWS
+      c$r_$o = fma(x$r, w, c$r_$o);
+//@end
+    }
+//@end
+  }
+//@for r 0 ROWS
+//@for o 0 OUT
+  {
+    let sum = subgroupAdd(sum4(c$r_$o));
+    let c = c0 + $ou;
+    // Each sum is stored by a lane of its own where there are enough.
+    if (subgroup < SUBGROUPS && lane == ($ru * OUT + $ou) % size && r0 + $ru < p.m && c < p.n) {
+      let at = row$r * p.cols + p.col0 + c;
+      var y = sum;
+      if ((p.flags & 1u) != 0u) { y += bias[p.col0 + c]; }
+      if ((p.flags & 2u) != 0u) { y += residual[at]; }
+      if ((p.flags & 4u) != 0u) { y += out[at]; }
+      out[at] = y;
+    }
+  }
+//@end
+//@end
+}

@@ -1,0 +1,181 @@
+enable f16;
+enable subgroups;
+enable subgroup_size_control;
+enable chromium_experimental_subgroup_matrix;
+requires immediate_address_space;
+
+const MODE = 0u; //@const 0 NT, 1 NN
+const SGM = 2u; //@const subgroups along rows
+const SGN = 2u; //@const subgroups along columns
+const TM = 2u; //@const tiles of 16 rows a subgroup
+const TN = 2u; //@const tiles of 16 columns a subgroup
+const DEPTH = 32u; //@const a panel's inner dimension, a multiple of 16
+const PARTS = 1u; //@const 1: a in 16-bit floats; 2: a and what the rounding left, for products near f32
+const PA = 2u; //@const octets of a (of one part) that a thread stages: BM DEPTH / 8 / THREADS, rounded up
+const PB = 2u; //@const the same of b
+
+//@include matmul/_params.wgsl
+
+@group(0) @binding(0) var<storage, read> a: array<vec4<u32>>; // as pack.wgsl leaves it
+@group(0) @binding(2) var<storage, read> a_scale: array<f32>;
+
+const BM = SGM * TM * 16u;
+const BN = SGN * TN * 16u;
+const THREADS = SGM * SGN * 32u;
+// All in units of 16 bytes: eight halves or four floats. Rows are padded by one unit, which keeps matrix loads aligned and apart.
+const ROW = DEPTH / 8u + 1u;
+const ROW_B = select(BN / 8u + 1u, ROW, MODE == 0u);
+const SIZE_A = BM * ROW;
+const SIZE_B = select(DEPTH, BN, MODE == 0u) * ROW_B;
+const STRIP_ROW = TN * 4u + 1u;
+const STRIP = 16u * STRIP_ROW;
+const SIZE = max(PARTS * SIZE_A + SIZE_B, SGM * SGN * STRIP);
+
+var<workgroup> tile: array<vec4<u32>, SIZE>; // a's parts, then b; in the end one strip of 16 rows for each subgroup
+
+fn fetch_a(r0: u32, panel: u32, part: u32, o: u32) -> vec4<u32> {
+  if (o >= BM * DEPTH / 8u) { return vec4<u32>(); }
+  let r = r0 + o / (DEPTH / 8u);
+  if (r >= p.m) { return vec4<u32>(); }
+  return a[((part * p.m + r) * p.a_stride + panel * DEPTH) / 8u + o % (DEPTH / 8u)];
+}
+
+fn pack8(x: vec4<f32>, y: vec4<f32>) -> vec4<u32> {
+  let u = clamp(x, vec4<f32>(-65504.0), vec4<f32>(65504.0));
+  let v = clamp(y, vec4<f32>(-65504.0), vec4<f32>(65504.0));
+  return vec4<u32>(pack2x16float(u.xy), pack2x16float(u.zw), pack2x16float(v.xy), pack2x16float(v.zw));
+}
+
+// Octet `o` of b's panel: (column, k); along k for NT, along columns for NN.
+fn place_b(o: u32) -> vec2<u32> {
+  if (MODE == 0u) { return vec2<u32>(o / (DEPTH / 8u), (o % (DEPTH / 8u)) * 8u); }
+  return vec2<u32>((o % (BN / 8u)) * 8u, o / (BN / 8u));
+}
+
+fn fetch_b(c0: u32, panel: u32, o: u32) -> vec4<u32> {
+  if (o >= BN * DEPTH / 8u) { return vec4<u32>(); }
+  let at = place_b(o);
+  let c = c0 + at.x;
+  if (c >= p.n) { return vec4<u32>(); }
+  if (panel >= p.panels) {
+    let k = (panel - p.panels) * DEPTH + at.y;
+    if (k >= p.k2) { return vec4<u32>(); }
+    var y = vec4<f32>();
+    if (MODE == 0u) {
+      let base = ((p.col0 + c) * p.k2 + k) / 4u;
+      if (k + 4u < p.k2) { y = b2[base + 1u]; }
+      return pack8(b2[base], y);
+    }
+    let base = (k * p.n + c) / 4u;
+    if (c + 4u < p.n) { y = b2[base + 1u]; }
+    return pack8(b2[base], y);
+  }
+  let k = panel * DEPTH + at.y;
+  if (k >= p.k) { return vec4<u32>(); }
+  if (MODE == 0u) { return b_fetch(c, k / 8u); }
+  return b_fetch(k, c / 8u);
+}
+
+fn put_b(panel: u32, o: u32, raw: vec4<u32>) {
+  if (o >= BN * DEPTH / 8u) { return; }
+  let at = place_b(o);
+  var octet = raw;
+  if (panel < p.panels) { octet = b_halves(raw); }
+  if (MODE == 0u) { tile[PARTS * SIZE_A + at.x * ROW_B + at.y / 8u] = octet; }
+  else { tile[PARTS * SIZE_A + at.y * ROW_B + at.x / 8u] = octet; }
+}
+
+@compute @workgroup_size(THREADS, 1, 1) @subgroup_size(32)
+fn main(
+  @builtin(workgroup_id) wg: vec3<u32>,
+  @builtin(num_workgroups) grid: vec3<u32>,
+  @builtin(local_invocation_index) li: u32,
+  @builtin(subgroup_id) subgroup: u32,
+  @builtin(subgroup_invocation_id) lane: u32,
+) {
+  let at = tile_of(wg, grid);
+  let r0 = at.x * BM;
+  let c0 = at.y * BN;
+  let sm = (subgroup / SGN) * (TM * 16u);
+  let sn = (subgroup % SGN) * (TN * 16u);
+  let first = wg.z * p.span;
+  let last = min(first + p.span, p.panels + (p.k2 + DEPTH - 1u) / DEPTH);
+//@for i 0 TM
+//@for j 0 TN
+  var c$i_$j: subgroup_matrix_result<f32, 16, 16>;
+//@end
+//@end
+//@for q 0 PARTS
+//@for s 0 PA
+  var a$q_$s = fetch_a(r0, first, $qu, li + $su * THREADS);
+//@end
+//@end
+//@for s 0 PB
+  var b$s = fetch_b(c0, first, li + $su * THREADS);
+//@end
+  for (var panel = first; panel < last; panel++) {
+//@for q 0 PARTS
+//@for s 0 PA
+    {
+      let o = li + $su * THREADS;
+      if (o < BM * DEPTH / 8u) { tile[$qu * SIZE_A + (o / (DEPTH / 8u)) * ROW + o % (DEPTH / 8u)] = a$q_$s; }
+    }
+//@end
+//@end
+//@for s 0 PB
+    put_b(panel, li + $su * THREADS, b$s);
+//@end
+    workgroupBarrier();
+    // The next panel is on its way while this one is used.
+    if (panel + 1u < last) {
+//@for q 0 PARTS
+//@for s 0 PA
+      a$q_$s = fetch_a(r0, panel + 1u, $qu, li + $su * THREADS);
+//@end
+//@end
+//@for s 0 PB
+      b$s = fetch_b(c0, panel + 1u, li + $su * THREADS);
+//@end
+    }
+    for (var k = 0u; k < DEPTH / 16u; k++) {
+//@for j 0 TN
+      var right$j: subgroup_matrix_right<f16, 16, 16>;
+      if (MODE == 0u) {
+        right$j = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, col_major>(&tile, PARTS * SIZE_A + (sn + $ju * 16u) * ROW_B + k * 2u, ROW_B);
+      } else {
+        right$j = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, row_major>(&tile, PARTS * SIZE_A + k * 16u * ROW_B + sn / 8u + $ju * 2u, ROW_B);
+      }
+//@end
+//@for q 0 PARTS
+//@for i 0 TM
+      {
+        let left = subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, row_major>(&tile, $qu * SIZE_A + (sm + $iu * 16u) * ROW + k * 2u, ROW);
+//@for j 0 TN
+        c$i_$j = subgroupMatrixMultiplyAccumulate(left, right$j, c$i_$j);
+//@end
+      }
+//@end
+//@end
+    }
+    workgroupBarrier();
+  }
+  // The sums leave the matrix units through workgroup memory, 16 rows of each subgroup at a time.
+  let strip = subgroup * STRIP;
+//@for i 0 TM
+//@for j 0 TN
+  subgroupMatrixStore<row_major>(&tile, strip + $ju * 4u, c$i_$j, STRIP_ROW);
+//@end
+  workgroupBarrier();
+  for (var q = lane; q < 16u * TN * 4u; q += 32u) {
+    let r = r0 + sm + $iu * 16u + q / (TN * 4u);
+    let c = c0 + sn + (q % (TN * 4u)) * 4u;
+    if (r < p.m && c < p.n) {
+      let sum = bitcast<vec4<f32>>(tile[strip + (q / (TN * 4u)) * STRIP_ROW + q % (TN * 4u)]);
+      emit(r, c, wg.z, sum * a_scale[r] * b_column_scale(c / 4u));
+    }
+  }
+  workgroupBarrier();
+//@end
+}
+
+//@include matmul/_emit.wgsl

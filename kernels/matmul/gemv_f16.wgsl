@@ -1,0 +1,3 @@
+// gemv.wgsl with b held as kernels/weight/_f16.wgsl says.
+//@include matmul/_gemv.wgsl
+//@include weight/_f16_chunk.wgsl

@@ -1,0 +1,5 @@
+// half.wgsl with b held as kernels/weight/_int8.wgsl says.
+enable f16;
+//@include matmul/_register.wgsl
+//@include matmul/_register_half.wgsl
+//@include weight/_int8_octet.wgsl

@@ -1,0 +1,8 @@
+// A weight matrix of 32-bit floats, 16 bytes of a row at a time. b_stride must be a multiple of 4.
+const QUADS = 1u; //@const numbers of a chunk / 4
+@group(0) @binding(1) var<storage, read> b: array<vec4<u32>>;
+
+fn b_chunk(row: u32, chunk: u32) -> vec4<u32> { return b[row * (p.b_stride / 4u) + chunk]; }
+fn b_block(row: u32, chunk: u32) -> u32 { return 0u; }
+fn b_part(chunk: vec4<u32>, block: u32, quad: u32) -> vec4<f32> { return bitcast<vec4<f32>>(chunk); }
+fn b_scale(row: u32) -> f32 { return 1.0; }

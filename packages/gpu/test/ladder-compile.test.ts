@@ -1,0 +1,70 @@
+/** Every rung of the matmul ladder through the compiler with the constants it is launched with, matrix units too. Nothing is computed. */
+import { assert, layer } from "@effect/vitest"
+import { Effect } from "effect"
+import {
+  type AdapterInfo,
+  allocMatrix,
+  Gpu,
+  GpuDawn,
+  type Matrix,
+  makeOps,
+  matmulVariants,
+  onlyVariant,
+  rungOf,
+  unusable
+} from "../src/index.ts"
+import { blank } from "./support.ts"
+
+/** A device with matrix units and roomy workgroups, as data-centre cards report it. */
+export const asCard = (info: AdapterInfo): AdapterInfo => ({
+  ...info,
+  software: false,
+  subgroupSize: [32, 32],
+  subgroupMatrixConfigs: [{ componentType: "f16", resultComponentType: "f32", M: 16, N: 16, K: 16 }],
+  limits: { ...info.limits, maxComputeWorkgroupStorageSize: 49152, maxComputeInvocationsPerWorkgroup: 1024 }
+})
+
+layer(GpuDawn.layerNull)("the matmul ladder through the compiler", (it) => {
+  for (const variant of matmulVariants.filter((v) => v !== "subgroup")) {
+    it.effect(variant, () =>
+      Effect.gen(function* () {
+        const gpu = yield* Gpu
+        const info = asCard(gpu.info)
+        assert.strictEqual(unusable(info, variant), undefined)
+        const ops = makeOps(info, onlyVariant(variant))
+        const f = yield* gpu.alloc("in", "f32", 65536)
+        const o = yield* blank("out", 65536)
+        const matrices: Array<Matrix> = []
+        for (const storage of ["f32", "f16", "int8", "int4"] as const)
+          matrices.push(yield* allocMatrix(storage, storage, 64, 256))
+        const { family, shared } = rungOf(variant)
+        const compiled: Array<string> = []
+        const extra = { a: f, b: f, k: 8 }
+        const record = gpu.submit("test", (tape) => {
+          for (const b of matrices) {
+            ops.matmulNT(tape, { a: f, b, out: o, m: 8, n: 64, k: 256, bias: f, residual: f, extra, capacity: 8 })
+            if (family !== "gemv") ops.matmulNN(tape, { a: f, b, out: o, m: 8, n: 256, k: 64, extra })
+          }
+          if (family !== "gemv") ops.matmulTN(tape, { a: f, b: f, out: o, m: 16, n: 64, k: 512 })
+          for (const entry of tape.entries) if (entry._tag === "Dispatch") compiled.push(entry.dispatch.kernel)
+        })
+        // The null device's workgroups hold 16 KiB. Texts are checked before that limit is, so nothing else may be wrong with a larger tile.
+        if (shared <= 16384) yield* record
+        else {
+          const { reason } = yield* Effect.flip(record)
+          assert.strictEqual(reason._tag, "ShaderInvalid")
+          if (reason._tag === "ShaderInvalid") assert.include(reason.detail, "total use of workgroup storage")
+          const bytes = /\((\d+) bytes\)/.exec(reason._tag === "ShaderInvalid" ? reason.detail : "")?.[1]
+          assert.isAtMost(Number(bytes), shared)
+        }
+        const own = compiled.filter((k) => k.startsWith(`matmul_${family}`))
+        assert.isAtLeast(new Set(own).size, 4)
+        if (family === "matrix" || family === "half") {
+          assert.include(compiled, "matmul_pack")
+          assert.include(compiled, "matmul_pack_columns")
+        }
+        if (family !== "tiled" && family !== "gemv") assert.include(compiled, "matmul_split_finish")
+      }).pipe(Effect.scoped)
+    )
+  }
+})
