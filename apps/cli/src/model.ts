@@ -2,7 +2,7 @@
  * How commands open a model: the flags they share, what a model argument means, and loading. The memory plan is printed
  * to stderr before a weight is read, and a plan that does not fit is refused with the missing bytes.
  */
-import { describePlan, type Gpu, type GpuError, planMemory, requireMemory, type Section } from "@srcode/gpu"
+import { describePlan, type Gpu, type GpuError, planFirst, requireMemory, type Section } from "@srcode/gpu"
 import {
   allocDecoder,
   allocLora,
@@ -23,6 +23,7 @@ import {
   uploadLora
 } from "@srcode/model"
 import { report } from "@srcode/pipeline"
+import { describePass, type PassShape, type PassShapes } from "@srcode/trainer"
 import { Effect, Option, type Scope, Stdio, Stream } from "effect"
 import { Flag } from "effect/cli"
 import { fileFlag } from "./root.ts"
@@ -60,12 +61,13 @@ export interface ModelChoice {
 
 /**
  * What a command will allocate beside weights and adapter; runs once to be counted, with a decoder that holds nothing.
- * `rank` is the adapter's, 0 without one.
+ * `rank` is the adapter's, 0 without one; `pass` the shape of a training pass that is tried.
  */
 export type AlsoNeeded = (
   decoder: Decoder,
   section: Section,
-  rank: number
+  rank: number,
+  pass: PassShape
 ) => Effect.Effect<unknown, GpuError | ModelError, Gpu | Scope.Scope>
 
 const toStderr = Effect.fnUntraced(function* (line: string) {
@@ -84,6 +86,8 @@ export interface OpenedModel {
   readonly model: Model
   /** The adapter of the flag on the device; null without one. */
   readonly lora: Lora | null
+  /** The first of `passes` that fits; null without any. */
+  readonly pass: PassShape | null
 }
 
 /** Finds, plans, checks and loads the model of the flags. `also` names what the command needs beside the weights. */
@@ -93,6 +97,8 @@ export const openModel = Effect.fn("openModel")(function* (
     readonly maxTokens?: number
     readonly adapter?: Option.Option<string>
     readonly also?: AlsoNeeded
+    /** Shapes of a training pass to try, in order. */
+    readonly passes?: PassShapes
   } = {}
 ) {
   const directory = yield* locateModel(choice.model)
@@ -104,18 +110,20 @@ export const openModel = Effect.fn("openModel")(function* (
   })
   const given = Option.getOrNull(options.adapter ?? Option.none())
   const adapter = given === null ? null : yield* readAdapter(yield* locateAdapter(given), checkpoint.config)
-  const plan = yield* planMemory((section) =>
+  const passes: PassShapes = options.passes ?? [{ checkpointing: "none", capacity: 0 }]
+  const { candidate, plan } = yield* planFirst(passes, (pass, section) =>
     Effect.gen(function* () {
       const { decoder } = yield* section("weights", allocDecoder(checkpoint))
       if (adapter !== null) yield* section("adapter", allocLora(checkpoint.config, adapter))
-      if (options.also) yield* options.also(decoder, section, adapter?.rank ?? 0)
+      if (options.also) yield* options.also(decoder, section, adapter?.rank ?? 0, pass)
     })
   )
   const { linear, table } = checkpoint.precision
   const held = linear === table ? linear : `${linear} (embedding and head ${table})`
   const { modelType } = checkpoint.config
+  const pass = options.passes === undefined ? null : candidate
   yield* toStderr(
-    `${choice.model}: ${modelType}, ${count(parameterCount(checkpoint.config))} parameters as ${held}; memory plan: ${describePlan(plan)}`
+    `${choice.model}: ${modelType}, ${count(parameterCount(checkpoint.config))} parameters as ${held}; memory plan: ${describePlan(plan)}${pass === null ? "" : `; ${describePass(pass)}`}`
   )
   yield* requireMemory(`${choice.model} on this device`, plan)
   const scale = 1e6
@@ -124,6 +132,6 @@ export const openModel = Effect.fn("openModel")(function* (
       ? Effect.void
       : report({ stage: "load", step: Math.round(done / scale), total: Math.round(total / scale), unit: "MB" })
   )
-  const opened: OpenedModel = { model, lora: adapter === null ? null : yield* uploadLora(model.config, adapter) }
+  const opened: OpenedModel = { model, lora: adapter === null ? null : yield* uploadLora(model.config, adapter), pass }
   return opened
 })

@@ -30,6 +30,7 @@ import {
   completePpo,
   emptyMoments,
   normalise,
+  type PassShape,
   type PpoSettings,
   type RewardPreset,
   RunningMoments,
@@ -101,6 +102,8 @@ export interface ReinforceOptions<E, R> {
   readonly directory: string
   /** Name of the stage in metrics and progress. */
   readonly stage: string
+  /** The shape of a training pass where memory was planned before; default: the first that fits. */
+  readonly pass?: PassShape
   /** The sequence rewards of a batch, one a response; they are normalised by their running mean and deviation here. */
   readonly score: (
     responses: ReadonlyArray<TextResponse>,
@@ -108,33 +111,46 @@ export interface ReinforceOptions<E, R> {
   ) => Effect.Effect<ReadonlyArray<number>, E, R>
 }
 
-/** PPO from prompts to `adapter/`, `value_head.safetensors` and `rollouts.jsonl`. `settings.preset` none asks no teacher. */
-export const reinforce = Effect.fn("reinforce")(function* <E, R>(options: ReinforceOptions<E, R>) {
-  const store = yield* RunStore
-  const { model, tokenizer, settings, stage, seed } = options
-  const at = (name: string) => (options.directory === "" ? name : `${options.directory}/${name}`)
-  const limit = longestSequence(model)
+/** What PPO on these tasks takes: the usable ones, complete settings, the engine's. `limit` bounds prompt and response together. */
+export const planReinforce = Effect.fnUntraced(function* (
+  options: Pick<ReinforceOptions<never, never>, "tokenizer" | "settings" | "initial"> & {
+    readonly tasks: ReadonlyArray<Task>
+    readonly limit: number
+  }
+) {
+  const { tokenizer, settings, initial, limit } = options
   const tasks = usablePrompts(options.tasks, tokenizer, limit - settings.maxTokens)
   if (tasks.length === 0)
     return yield* badInput(
       `no prompt with ${settings.maxTokens} further tokens fits ${limit} tokens; take shorter prompts or a smaller maxTokens`
     )
   const longest = tasks.reduce((max, t) => Math.max(max, promptIds(tokenizer, t.prompt).length), 0)
-  const { initial } = options
   // The scale of a rank-stabilised adapter is put into alpha, so that alpha / rank gives it.
   const shape = initial === undefined ? {} : { rank: initial.rank, alpha: initial.scale * initial.rank }
   const ppo = completePpo({ ...settings, ...shape }, longest)
-  const start = initial
-    ? packLora(model.config, initial.rank, initial.tensors)
-    : initialLora(model.config, ppo.rank, uniforms(seed, 4))
-  const reference = initial ? yield* uploadLora(model.config, initial) : null
-  const trainer = yield* (yield* Trainer).ppo(model.decoder, ppo, start, reference)
-  const generator = yield* makeGenerator(model.decoder, {
+  const generator = {
     slots: Math.min(64, ppo.batchSize),
     capacity: longest + ppo.maxTokens,
     prefill: Math.max(longest, Math.min(2048, longest * ppo.batchSize)),
     rank: ppo.rank
-  })
+  }
+  return { tasks, ppo, generator }
+})
+
+/** PPO from prompts to `adapter/`, `value_head.safetensors` and `rollouts.jsonl`. `settings.preset` none asks no teacher. */
+export const reinforce = Effect.fn("reinforce")(function* <E, R>(options: ReinforceOptions<E, R>) {
+  const store = yield* RunStore
+  const { model, tokenizer, stage, seed } = options
+  const at = (name: string) => (options.directory === "" ? name : `${options.directory}/${name}`)
+  const { initial } = options
+  const { tasks, ppo, generator: engine } = yield* planReinforce({ ...options, limit: longestSequence(model) })
+  const start = initial
+    ? packLora(model.config, initial.rank, initial.tensors)
+    : initialLora(model.config, ppo.rank, uniforms(seed, 4))
+  const reference = initial ? yield* uploadLora(model.config, initial) : null
+  // The engine first: what the trainer takes is chosen by what is left.
+  const generator = yield* makeGenerator(model.decoder, engine)
+  const trainer = yield* (yield* Trainer).ppo(model.decoder, ppo, start, reference, options.pass)
   let step = 0
   let moments: RunningMoments = emptyMoments
   const stateDirectory = store.path(at("state"))

@@ -4,11 +4,20 @@
  */
 import { cwe, type Task } from "@srcode/domain"
 import { Gpu } from "@srcode/gpu"
-import { loadModelTokenizer, locateAdapter, locateModel, readAdapter } from "@srcode/model"
-import { reinforce } from "@srcode/pipeline"
+import {
+  allocLora,
+  loadConfig,
+  loadModelTokenizer,
+  loadTokenizer,
+  locateAdapter,
+  locateModel,
+  makeGenerator,
+  readAdapter
+} from "@srcode/model"
+import { maxSequence, planReinforce, reinforce } from "@srcode/pipeline"
 import { hashFile, hashJson, RunStore, readJsonLines } from "@srcode/store"
 import { Teacher } from "@srcode/teacher"
-import { PpoSettings, RewardPreset } from "@srcode/trainer"
+import { makePpoTrainer, PpoSettings, ppoPassShapes, RewardPreset } from "@srcode/trainer"
 import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { decodeStrict, readConfig } from "../../config.ts"
@@ -66,11 +75,28 @@ export const rl = Command.make(
         })
       )
       const train = Effect.gen(function* () {
-        const { model } = yield* openModel(flags)
-        const tokenizer = yield* loadModelTokenizer(model)
+        const directory = yield* locateModel(flags.model)
+        const config = yield* loadConfig(directory)
         const initial = Option.isSome(flags.initAdapter)
-          ? yield* readAdapter(yield* locateAdapter(flags.initAdapter.value), model.config)
+          ? yield* readAdapter(yield* locateAdapter(flags.initAdapter.value), config)
           : undefined
+        const limit = Math.min(maxSequence, config.maxPositionEmbeddings)
+        const needs = yield* planReinforce({
+          tokenizer: yield* loadTokenizer(directory),
+          ...(initial === undefined ? {} : { initial }),
+          ...{ tasks, settings, limit }
+        })
+        const { model, pass } = yield* openModel(flags, {
+          maxTokens: limit,
+          passes: ppoPassShapes(needs.ppo),
+          also: (decoder, section, _, pass) =>
+            Effect.gen(function* () {
+              const reference = initial === undefined ? null : yield* section("reference", allocLora(config, initial))
+              yield* section("engine", makeGenerator(decoder, needs.generator))
+              yield* makePpoTrainer(decoder, needs.ppo, new Float32Array(0), reference, { pass, section })
+            })
+        })
+        const tokenizer = yield* loadModelTokenizer(model)
         return yield* reinforce({
           model,
           tokenizer,
@@ -80,6 +106,7 @@ export const rl = Command.make(
           seed: settings.seed,
           directory: "",
           stage: "rl",
+          ...(pass === null ? {} : { pass }),
           score: (responses) =>
             Effect.forEach(responses, (r) =>
               Effect.map(teacher.verdict({ prompt: r.prompt, response: r.text, language: "c" }), (v) =>
@@ -88,8 +115,10 @@ export const rl = Command.make(
             )
         })
       }).pipe(Effect.scoped)
+      // What does not change the result is left out.
+      const { checkpointing: _, ...decisive } = settings
       const inputsHash = hashJson({
-        settings,
+        settings: decisive,
         data: yield* hashFile(flags.data),
         model: yield* hashModel(yield* locateModel(flags.model)),
         precision: [flags.dtype, flags.quantize],

@@ -5,10 +5,10 @@ import {
   allocLora,
   completionIds,
   linearModules,
+  loadConfig,
   loadTokenizer,
   locateAdapter,
   locateModel,
-  type Model,
   packLora,
   promptIds,
   readAdapter,
@@ -18,7 +18,15 @@ import {
 } from "@srcode/model"
 import { report } from "@srcode/pipeline"
 import { hashFile, hashJson, type MetricsWriter, RunStore, readJsonLinesNumbered } from "@srcode/store"
-import { completionRow, SftConfig, sftMetrics, type TokenRow, trainSft } from "@srcode/trainer"
+import {
+  completionRow,
+  makeSftTrainer,
+  SftConfig,
+  sftMetrics,
+  sftPassShapes,
+  type TokenRow,
+  trainSft
+} from "@srcode/trainer"
 import { Console, Effect, Layer, Option, Ref, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { decodeStrict, readConfig } from "../../config.ts"
@@ -27,19 +35,28 @@ import { gpuLayerFromFlags, progressLayer } from "../../layers.ts"
 import { modelFlags, openModel } from "../../model.ts"
 import { fileFlag } from "../../root.ts"
 
+/** Longest row, where the model has as many positions. */
+const maxTokens = 4096
+
 const Mask = Schema.Array(Schema.Union([Schema.Literals([0, 1]), Schema.Boolean]))
 const Row = Schema.Union([
   Schema.Struct({ ids: Schema.Array(Schema.Int), loss_mask: Mask }),
   Schema.Struct({ prompt: Schema.String, completion: Schema.String })
 ])
 
+/** What rows are checked against, before a weight is read. */
+interface RowLimits {
+  readonly directory: string
+  readonly vocabSize: number
+  readonly positions: number
+}
+
 /** Why a row cannot be trained on, if so; a row of text has its ids from the model's own tokenizer. */
-const unusable = (row: TokenRow, model: Model): string | undefined => {
-  const positions = model.decoder.rope.positions
-  const bad = row.ids.find((id) => id < 0 || id >= model.config.vocabSize)
+const unusable = (row: TokenRow, { vocabSize, positions }: RowLimits): string | undefined => {
+  const bad = row.ids.find((id) => id < 0 || id >= vocabSize)
   if (row.ids.length !== row.lossMask.length)
     return `ids and loss_mask have ${row.ids.length} and ${row.lossMask.length} entries; they must have the same length`
-  if (bad !== undefined) return `token id ${bad} is outside the vocabulary of ${model.config.vocabSize}`
+  if (bad !== undefined) return `token id ${bad} is outside the vocabulary of ${vocabSize}`
   if (row.ids.length > positions)
     return `${row.ids.length} tokens exceed the model's ${positions} positions; shorten it`
   if (!row.lossMask.some((m, t) => m && t > 0))
@@ -48,7 +65,7 @@ const unusable = (row: TokenRow, model: Model): string | undefined => {
 }
 
 /** All rows as tokens; the tokenizer is loaded for the first row of text. */
-const readRows = Effect.fn("readRows")(function* (file: string, model: Model) {
+const readRows = Effect.fn("readRows")(function* (file: string, limits: RowLimits) {
   let tokenizer: Tokenizer | undefined
   const rows: Array<TokenRow> = []
   yield* readJsonLinesNumbered(file, Row).pipe(
@@ -57,11 +74,11 @@ const readRows = Effect.fn("readRows")(function* (file: string, model: Model) {
         let row: TokenRow
         if ("ids" in value) row = { ids: value.ids, lossMask: value.loss_mask.map((m) => m === true || m === 1) }
         else {
-          tokenizer ??= yield* loadTokenizer(model.directory)
+          tokenizer ??= yield* loadTokenizer(limits.directory)
           const [prompt, completion] = [promptIds(tokenizer, value.prompt), completionIds(tokenizer, value.completion)]
           row = completionRow(prompt, completion, tokenizer.eosId)
         }
-        const why = unusable(row, model)
+        const why = unusable(row, limits)
         if (why !== undefined) return yield* new UserError({ message: `${file}:${line}: ${why}` })
         rows.push(row)
       })
@@ -82,7 +99,7 @@ export const sft = Command.make(
     initAdapter: fileFlag("init-adapter", "PEFT adapter to start from (default: a fresh one)").pipe(Flag.optional),
     config: fileFlag(
       "config",
-      "Settings as JSON: steps, lr, schedule, warmup, batchSize, accumulation, clip, weightDecay, betas, eps, rank, alpha, seed, shuffle"
+      "Settings as JSON: steps, lr, schedule, warmup, batchSize, accumulation, clip, weightDecay, betas, eps, rank, alpha, seed, shuffle, saveEvery, checkpointing, microBatchTokens"
     ).pipe(Flag.optional)
   },
   Effect.fnUntraced(function* (flags) {
@@ -92,12 +109,23 @@ export const sft = Command.make(
     const program = Effect.gen(function* () {
       const store = yield* RunStore
       const gpu = yield* Gpu
-      const { model } = yield* openModel(flags)
-      const rows = yield* readRows(flags.data, model)
+      const directory = yield* locateModel(flags.model)
+      const config = yield* loadConfig(directory)
+      const positions = Math.min(maxTokens, config.maxPositionEmbeddings)
+      const rows = yield* readRows(flags.data, { directory, vocabSize: config.vocabSize, positions })
       const initial = Option.isSome(flags.initAdapter)
-        ? yield* readAdapter(yield* locateAdapter(flags.initAdapter.value), model.config)
+        ? yield* readAdapter(yield* locateAdapter(flags.initAdapter.value), config)
         : null
       const shape = initial ?? settings
+      const { model, pass } = yield* openModel(flags, {
+        maxTokens,
+        passes: sftPassShapes(rows, settings),
+        also: (decoder, section, _, pass) =>
+          Effect.gen(function* () {
+            const lora = yield* section("adapter", allocLora(config, shape))
+            yield* makeSftTrainer(decoder, lora, settings, pass, section)
+          })
+      })
       const train = Effect.gen(function* () {
         const lora = yield* allocLora(model.config, shape)
         if (initial !== null) yield* gpu.write(lora.params.flat, packLora(model.config, initial.rank, initial.tensors))
@@ -110,6 +138,7 @@ export const sft = Command.make(
           rows,
           config: settings,
           stateDirectory: store.path("state"),
+          ...(pass === null ? {} : { pass }),
           onStart: Effect.fnUntraced(function* (first) {
             yield* Ref.set(metrics, Option.some(yield* store.metrics("sft", first + 1)))
             yield* report({ stage: "sft", step: first, total: settings.steps, unit: "steps" })
@@ -137,8 +166,10 @@ export const sft = Command.make(
         yield* store.remove("state")
         return ["adapter"]
       }).pipe(Effect.scoped)
+      // What does not change the result is left out.
+      const { checkpointing: _, ...decisive } = settings
       const inputsHash = hashJson({
-        settings,
+        settings: decisive,
         rows: yield* hashFile(flags.data),
         device: gpu.info.name,
         model: yield* hashModel(yield* locateModel(flags.model)),
