@@ -42,7 +42,8 @@ export interface WorkloadProfile {
   readonly deviceSeconds: number | null
   /** What the dispatches would take at the measured ceilings, as a part of the median wall time. */
   readonly ceilingShare: number | null
-  readonly peakBytes: number
+  /** Device bytes in use meanwhile, the weights included. */
+  readonly deviceBytes: number
   readonly kernels: ReadonlyArray<KernelProfile>
   /** Matrix products by kernel and shape. */
   readonly products: ReadonlyArray<KernelProfile>
@@ -110,7 +111,7 @@ export const profileWorkload = Effect.fn("bench.profileWorkload")(function* (
     host: hostSeconds(typical.spans),
     deviceSeconds: stamped ? records.reduce((sum, { end, start }) => sum + (end - start), 0) / 1e9 : null,
     ceilingShare: stamped && median > 0 ? leastSeconds(records, options.ceilings) / median : null,
-    peakBytes: (yield* gpu.memory).peak,
+    deviceBytes: (yield* gpu.memory).live,
     kernels: byKernel(records, options.ceilings),
     products: byKernel(
       records.filter(({ shape }) => shape !== ""),

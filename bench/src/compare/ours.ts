@@ -1,0 +1,149 @@
+/** Our side of the comparison: the same pieces of work as bench/compare/torch_baseline.py, by the same names. */
+import { allocMatrix, Gpu, makeOps } from "@srcode/gpu"
+import type { Decoder, ModelConfig } from "@srcode/model"
+import { Effect } from "effect"
+import { time } from "../measure.ts"
+import { type ModelChoice, openForBench } from "../profile/run.ts"
+import { type Sizes, type WorkloadName, workloads } from "../profile/workloads.ts"
+
+export interface Row {
+  readonly what: string
+  readonly name: string
+  readonly seconds?: number
+  readonly min?: number
+  readonly max?: number
+  readonly peak_bytes: number | null
+  readonly tokens?: number
+  readonly flops?: number
+  readonly problem?: string
+}
+
+export interface Plan {
+  readonly choice: ModelChoice
+  readonly sizes: {
+    readonly batch: number
+    readonly sequence: number
+    readonly prompt: number
+    readonly fresh: number
+    readonly prefill: number
+    readonly rank: number
+    readonly genBatch: ReadonlyArray<number>
+  }
+  readonly what: ReadonlyArray<string>
+  readonly rounds: number
+}
+
+/** Output and input features of the products of one layer. */
+export const layerShapes = (c: ModelConfig) => ({
+  qkv: [(c.numHeads + 2 * c.numKeyValueHeads) * c.headDim, c.hiddenSize] as const,
+  o: [c.hiddenSize, c.numHeads * c.headDim] as const,
+  gate_up: [2 * c.intermediateSize, c.hiddenSize] as const,
+  down: [c.hiddenSize, c.intermediateSize] as const
+})
+
+/** Products a submit; the wait at its end is shared by all. */
+const repeat = 8
+
+const product = Effect.fnUntraced(function* (m: number, out: number, inner: number, rounds: number) {
+  const gpu = yield* Gpu
+  const ops = makeOps(gpu.info)
+  const storage = gpu.info.features.includes("shader-f16") ? "f16" : "f32"
+  const b = yield* allocMatrix("b", storage, out, inner)
+  const x = yield* gpu.alloc("x", "f32", m * Math.max(inner, out))
+  // Ones in 16 or 32 bits are finite in either; what they are does not change the work.
+  for (const { data } of b.parts) {
+    if (data.element === "f32")
+      yield* gpu.write({ ...data, element: "f32" as const }, new Float32Array(data.length).fill(0.01))
+    else yield* gpu.write({ ...data, element: "u32" as const }, new Uint32Array(data.length).fill(0x2e66ae66))
+  }
+  yield* gpu.write(
+    x,
+    Float32Array.from({ length: x.length }, (_, i) => Math.sin(i))
+  )
+  const y = yield* gpu.alloc("y", "f32", x.length)
+  const run = (layout: "NT" | "NN") =>
+    Effect.andThen(
+      gpu.submit("products", (tape) => {
+        for (let i = 0; i < repeat; i++) {
+          if (layout === "NT") ops.matmulNT(tape, { a: x, b, out: y, m, n: out, k: inner })
+          else ops.matmulNN(tape, { a: x, b, out: y, m, n: inner, k: out })
+        }
+      }),
+      gpu.idle
+    )
+  const { live } = yield* gpu.memory
+  return { NT: yield* time(rounds, run("NT")), NN: yield* time(rounds, run("NN")), live }
+}, Effect.scoped)
+
+const problemOf = (error: unknown): string => (error instanceof Error ? error.message : String(error)).slice(0, 300)
+
+/** All pieces in turn; each is handed over when it is done, and one that fails is a row too. */
+export const runOurs = Effect.fn("compare.ours")(function* (plan: Plan, onRow: (row: Row) => Effect.Effect<void>) {
+  const gpu = yield* Gpu
+  const { rounds, sizes, what } = plan
+  const longest = Math.max(sizes.sequence, sizes.prompt + sizes.fresh, sizes.prefill + 1)
+  const { decoder } = yield* openForBench(plan.choice, longest + 1)
+  const tokens = sizes.batch * sizes.sequence
+  const weights = (yield* gpu.memory).live
+  if (what.includes("gemm")) {
+    for (const [name, [out, inner]] of Object.entries(layerShapes(decoder.config))) {
+      const flops = 2 * tokens * out * inner
+      const done = yield* Effect.result(product(tokens, out, inner, rounds))
+      for (const layout of ["NT", "NN"] as const) {
+        const row = { what: "gemm", name: `${name} ${layout}`, flops }
+        if (done._tag === "Failure") yield* onRow({ ...row, peak_bytes: null, problem: problemOf(done.failure) })
+        else {
+          const { max, median, min } = done.success[layout]
+          yield* onRow({
+            ...row,
+            peak_bytes: done.success.live - weights,
+            seconds: median / repeat,
+            min: min / repeat,
+            max: max / repeat
+          })
+        }
+      }
+    }
+  }
+  const piece = (
+    kind: string,
+    name: string,
+    workload: WorkloadName,
+    own: Partial<Sizes>,
+    turns: number,
+    counted?: number
+  ) =>
+    Effect.gen(function* () {
+      const all: Sizes = { ...sizes, steps: sizes.fresh - 1, ...own }
+      const done = yield* Effect.result(timed(decoder, workload, all, turns))
+      const row = { what: kind, name }
+      if (done._tag === "Failure") return yield* onRow({ ...row, peak_bytes: null, problem: problemOf(done.failure) })
+      const { live, timing, tokens } = done.success
+      yield* onRow({
+        ...row,
+        peak_bytes: live,
+        tokens: counted ?? tokens,
+        seconds: timing.median,
+        min: timing.min,
+        max: timing.max
+      })
+    })
+  if (what.includes("logprob")) yield* piece("logprob", "log-probabilities", "logprob", {}, rounds)
+  if (what.includes("prefill"))
+    yield* piece("prefill", "prefill", "prefill", { batch: 1, prompt: sizes.prefill }, rounds)
+  if (what.includes("generate")) {
+    for (const batch of sizes.genBatch) {
+      const turns = Math.max(1, Math.floor(rounds / 2))
+      yield* piece("generate", `generate, batch ${batch}`, "decode", { batch }, turns, batch * sizes.fresh)
+    }
+  }
+  if (what.includes("sft")) yield* piece("sft", "LoRA step", "sft", {}, rounds)
+}, Effect.scoped)
+
+/** The buffers of one piece live only while it is timed, and all of them all that while: what lives then is its peak. */
+const timed = Effect.fnUntraced(function* (decoder: Decoder, workload: WorkloadName, sizes: Sizes, rounds: number) {
+  const gpu = yield* Gpu
+  const { run, tokens } = yield* workloads[workload](decoder, sizes)
+  const timing = yield* time(rounds, run)
+  return { timing, tokens, live: (yield* gpu.memory).live }
+}, Effect.scoped)
