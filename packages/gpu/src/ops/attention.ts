@@ -1,12 +1,12 @@
 /**
- * Launches of attention, forward and backward, in three variants (see kernels/attention/README.md): a workgroup a head on
- * hardware and for wide heads; one invocation a head where the driver computes on the CPU; and there, for packed
- * sequences, neighbouring rows that share the loads of their keys.
+ * Launches of attention, forward and backward. The ladder of variants stands in kernels/attention/README.md; the first that
+ * the device and the shape allow is taken, or the one that the caller names (to verify or to time it).
  */
 import type { AdapterInfo } from "../Gpu.ts"
 import { subgroupTile } from "../MatmulVariant.ts"
 import { grid1d, maxGroups, type Tape } from "../Tape.ts"
 import type { Tensor } from "../Tensor.ts"
+import { flashBackward, flashFits, flashForward } from "./flash.ts"
 import { fits, groupSize, type HeadShape } from "./layer.ts"
 
 type F = Tensor<"f32">
@@ -18,7 +18,25 @@ export const pageSize = 16
 /** Heads up to this size stay in one invocation's registers. */
 const narrowHead = 64
 
-export const makeAttention = (info: AdapterInfo) => {
+/**
+ * "invocation": one invocation a head; "packed": neighbouring rows share the loads of their keys by broadcast; "workgroup": a
+ * workgroup a head; "flash": scalar tiles.
+ */
+export type AttentionVariant = "invocation" | "packed" | "workgroup" | "flash"
+
+/** The variants of packed self-attention that this device has for such a shape, the preferred one first. */
+export const attentionVariants = (info: AdapterInfo, x: HeadShape): ReadonlyArray<AttentionVariant> => {
+  const SG = subgroupTile(info)
+  const quick = SG > 0 && x.headDim % SG === 0 && Math.ceil((x.rows * x.heads) / x.kvHeads / SG) <= maxGroups
+  const flash = flashFits(info, x) ? (["flash"] as const) : []
+  if (!info.software) return [...flash, "workgroup", "invocation"]
+  const narrow = ["invocation", "workgroup", ...flash] as const
+  if (x.headDim > narrowHead) return ["workgroup", ...flash]
+  return quick ? ["packed", ...narrow] : narrow
+}
+
+/** `forced` names the variant of packed self-attention; a shape it does not take fails the submit. */
+export const makeAttention = (info: AdapterInfo, forced?: AttentionVariant) => {
   const WG = groupSize(info)
   const SG = subgroupTile(info)
   const grid = (count: number) => grid1d(count, WG)
@@ -38,6 +56,13 @@ export const makeAttention = (info: AdapterInfo) => {
     return Math.floor(s.headDim / 4)
   }
   const narrow = (s: HeadShape): boolean => info.software && s.headDim <= narrowHead
+  const choose = (tape: Tape, s: HeadShape): AttentionVariant => {
+    const known = attentionVariants(info, s)
+    if (forced === undefined) return known[0] ?? "workgroup"
+    const what = `the variant ${forced} is not for head_dim ${s.headDim} on this device; it has ${known.join(", ")}`
+    tape.require(known.includes(forced), "attention", what)
+    return forced
+  }
   /** Workgroups and constants of the packed variant for `lanes` lanes a kv head, or undefined where it cannot be used. */
   const packed = (s: HeadShape, lanes: number) =>
     narrow(s) && SG > 0 && s.headDim % SG === 0 && Math.ceil(lanes / SG) <= 65535
@@ -63,10 +88,13 @@ export const makeAttention = (info: AdapterInfo) => {
         ["stat", x.stat, 2 * count]
       ])
       const bindings = { q: x.q, k: x.k, v: x.v, kv_start: x.kvStart, kv_end: x.kvEnd, o: x.o, stat: x.stat }
-      const shared = x.packed === true ? packed(x, count / x.kvHeads) : undefined
+      const variant = x.packed === true ? choose(tape, x) : narrow(x) ? "invocation" : "workgroup"
+      const shared = variant === "packed" ? packed(x, count / x.kvHeads) : undefined
       if (shared) tape.dispatch("attention_forward_packed", bindings, scalars(x), ...shared)
-      else if (narrow(x)) tape.dispatch("attention_forward", bindings, scalars(x), grid(count), { WG, QUADS })
-      else tape.dispatch("attention_forward_workgroup", bindings, { ...scalars(x), quads: QUADS }, grid1d(count, 1))
+      else if (variant === "flash") flashForward(info, tape, x)
+      else if (variant === "workgroup")
+        tape.dispatch("attention_forward_workgroup", bindings, { ...scalars(x), quads: QUADS }, grid1d(count, 1))
+      else tape.dispatch("attention_forward", bindings, scalars(x), grid(count), { WG, QUADS })
     },
     /**
      * Causal attention of each row to its own sequence in a paged cache: row r sees positions 0 … position[r] of the sequence in
@@ -133,11 +161,13 @@ export const makeAttention = (info: AdapterInfo) => {
       const query = { q: x.q, k: x.k, v: x.v, o: x.o, d_o: x.dO, stat: x.stat, kv_start: x.kvStart, dq: x.dq }
       const keyValue = { q: x.q, k: x.k, v: x.v, d_o: x.dO, stat: x.stat, q_end: x.qEnd, dk: x.dk, dv: x.dv }
       const wide = { ...scalars(x), quads: QUADS }
+      const variant = choose(tape, x)
+      if (variant === "flash") return flashBackward(info, tape, x)
       const [byQuery, byKey] = [packed(x, queries / x.kvHeads), packed(x, x.rows)]
-      if (byQuery && byKey) {
+      if (variant === "packed" && byQuery && byKey) {
         tape.dispatch("attention_backward_query_packed", query, scalars(x), ...byQuery)
         tape.dispatch("attention_backward_key_value_packed", keyValue, scalars(x), ...byKey)
-      } else if (narrow(x)) {
+      } else if (variant !== "workgroup") {
         tape.dispatch("attention_backward_query", query, scalars(x), grid(queries), { WG, QUADS })
         tape.dispatch("attention_backward_key_value", keyValue, scalars(x), grid(keys), { WG, QUADS })
       } else {
