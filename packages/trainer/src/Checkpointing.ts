@@ -21,17 +21,25 @@ export interface PassShape {
 
 export type PassShapes = readonly [PassShape, ...ReadonlyArray<PassShape>]
 
-/** The shapes to try, in order: modes that keep less and less, then passes of half the tokens, down to the longest sequence. */
+const modes: Readonly<Record<CheckpointingChoice, readonly [Checkpointing, ...ReadonlyArray<Checkpointing>]>> = {
+  auto: ["none", "selective", "layer"],
+  none: ["none"],
+  selective: ["selective"],
+  layer: ["layer"]
+}
+
+/**
+ * The shapes to try, in order: modes that keep less and less, then the same with passes of half the tokens, down to the
+ * longest sequence.
+ */
 export const passShapes = (choice: CheckpointingChoice, capacity: number, longest: number): PassShapes => {
-  const last = choice === "auto" ? "layer" : choice
-  const first: PassShape = { checkpointing: choice === "auto" ? "none" : choice, capacity }
-  const shapes: Array<PassShape> = []
-  if (choice === "auto") shapes.push({ checkpointing: "selective", capacity }, { checkpointing: "layer", capacity })
+  const [first, ...others] = modes[choice]
+  const shapes: Array<PassShape> = others.map((checkpointing) => ({ checkpointing, capacity }))
   for (let tokens = capacity; tokens > longest; ) {
     tokens = Math.max(longest, Math.ceil(tokens / 2))
-    shapes.push({ checkpointing: last, capacity: tokens })
+    for (const checkpointing of modes[choice]) shapes.push({ checkpointing, capacity: tokens })
   }
-  return [first, ...shapes]
+  return [{ checkpointing: first, capacity }, ...shapes]
 }
 
 /** The first shape that fits the device as it is now; fails with the missing bytes where none does. */

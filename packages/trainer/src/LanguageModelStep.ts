@@ -81,8 +81,9 @@ export const splitByTokens = (
 ): ReadonlyArray<ReadonlyArray<Sequence>> => splitBySize(sequences, (s) => s.ids.length, capacity)
 
 /**
- * The sequences in few packs of at most `capacity` tokens: first fit decreasing. Packs stand in the order of their first
- * sequences, and sequences in a pack in theirs, so the same sequences always give the same sums.
+ * The sequences in few packs of at most `capacity` tokens: first fit decreasing, or in order where that takes no more.
+ * Packs stand in the order of their first sequences, and sequences in a pack in theirs, so the same sequences always give
+ * the same sums.
  */
 export const packFewest = (
   sequences: ReadonlyArray<Sequence>,
@@ -99,6 +100,8 @@ export const packFewest = (
       pack.members.push(member)
     }
   }
+  const inOrder = splitByTokens(sequences, capacity)
+  if (inOrder.length <= packs.length) return inOrder
   return packs
     .map(({ members }) => members.sort(([a], [b]) => a - b))
     .sort((a, b) => (a[0]?.[0] ?? 0) - (b[0]?.[0] ?? 0))
