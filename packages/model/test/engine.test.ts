@@ -1,10 +1,20 @@
 /** The engine: joining and leaving, shared beginnings, and what a request may ask. */
 import { assert, layer } from "@effect/vitest"
-import { Gpu } from "@srcode/gpu"
+import { Gpu, makeOps, pageSize } from "@srcode/gpu"
 import { Effect, Stream } from "effect"
-import { loraFromPairs, makeEngine, makeGenerator, makeScorer, packLora, type SequenceRequest } from "../src/index.ts"
+import {
+  type LoadOptions,
+  loadModel,
+  loraFromPairs,
+  makeEngine,
+  makeGenerator,
+  makeScorer,
+  packLora,
+  type SequenceRequest
+} from "../src/index.ts"
+import { makeEngineDevice } from "../src/internal/engine-device.ts"
 import { plain, randomPairs } from "./reference/checkpoint.ts"
-import { DeviceLayer, loadShape } from "./reference/device.ts"
+import { asHardware, DeviceLayer, loadShape } from "./reference/device.ts"
 import { alone, assertIdle, collect, prompt, refusal, request, roomy, warm } from "./reference/engine.ts"
 import { below, seeded } from "./support.ts"
 
@@ -62,6 +72,63 @@ layer(DeviceLayer)("engine", (it) => {
         assert.deepStrictEqual(yield* engine.generate(requests), expected)
         yield* assertIdle(engine)
       }
+    })
+  )
+
+  it.effect("packed weights and the kernels chosen for hardware keep rows apart as well", () =>
+    Effect.gen(function* () {
+      const { directory } = yield* loadShape(plain, 37)
+      const same = Effect.fnUntraced(function* (options: LoadOptions) {
+        const { decoder } = yield* loadModel(directory, options)
+        const requests = Array.from({ length: 6 }, (_, i) =>
+          request(prompt(38 + (i % 3), 3 + 9 * i), i, { topP: 0.95 })
+        )
+        const engine = yield* makeEngine(decoder, { ...roomy, prefillTokens: 17 })
+        const out = yield* engine.generate(requests)
+        for (const i of [0, 3, 5]) assert.deepStrictEqual(out[i], yield* alone(decoder, requests[i]!))
+      }, Effect.scoped)
+      yield* same({ dtype: "f16" })
+      yield* same({ quantize: "int8" })
+      yield* same({ quantize: "int4" })
+      yield* asHardware(same({}))
+    })
+  )
+
+  it.effect("more rows than one pass of logits holds are drawn in several, with the same tokens", () =>
+    Effect.gen(function* () {
+      const { info } = yield* Gpu
+      const { model } = yield* loadShape(plain, 39)
+      const rows = 150
+      const options = { maxSequences: rows, maxTokens: 16, prefillTokens: rows, rank: 0, pages: rows }
+      const run = Effect.fnUntraced(function* (budget: number) {
+        const device = yield* makeEngineDevice(model.decoder, makeOps(info), options, budget)
+        const index = Array.from({ length: rows }, (_, i) => i)
+        for (const i of index) yield* device.admit(i, [i + 1])
+        const sampling = { ...warm, topK: 9 }
+        const kvRow = index.map((i) => (i + 1) * pageSize)
+        const ids = index.map((i) => (7 * i) % plain.vocab)
+        const first = yield* device.prefill(
+          { lora: null, ids, position: index.map(() => 0), kvRow, slot: index, complete: [] },
+          index.map((row) => ({ row, sampling, stream: row }))
+        )
+        const burst = yield* device.burst(
+          null,
+          index.map((i) => ({
+            slot: i,
+            last: first[i]!.ids[0]!,
+            sampling,
+            stream: i,
+            position: [1, 2, 3],
+            kvRow: [1, 2, 3].map((t) => kvRow[i]! + t)
+          })),
+          3
+        )
+        return { first, burst }
+      }, Effect.scoped)
+      const inOne = yield* run(1 << 20)
+      assert.deepStrictEqual(yield* run(0), inOne)
+      assert.lengthOf(inOne.burst, rows)
+      assert.isAbove(new Set(inOne.burst.map((d) => d.ids.join())).size, 20)
     })
   )
 
