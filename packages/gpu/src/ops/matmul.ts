@@ -115,11 +115,39 @@ export const makeMatmul = (info: AdapterInfo) => {
         return tape.dispatch("matmul_tiled_int4", { ...bindings, b: part.data, scales: part.scales }, all, grid)
     }
   }
-  /** Whether the subgroup tile can take an inner dimension of `k` (and the second product's). */
+  /** Whether the subgroup tiles can take an inner dimension of `k` (and the second product's): they load quads of it. */
   const innerFits = (x: MatmulArgs, k: number): boolean =>
-    sg > 0 && k % sg === 0 && (x.extra?.k ?? 0) % sg === 0 && (!isMatrix(x.b) || x.b.stride % 4 === 0)
-  /** Rows of a tile: as many as there are, since loads are what costs and each row more is one. */
-  const rows = (m: number): number => (m >= 256 ? 16 : tileRows(m))
+    sg > 0 && k % 4 === 0 && (x.extra?.k ?? 0) % 4 === 0 && (!isMatrix(x.b) || x.b.stride % 4 === 0)
+  /** Whether the tile for fewer rows than lanes is the better one, and can be used. */
+  const few = (x: MatmulArgs): boolean => x.m <= 4 && x.k % sg === 0 && (x.extra?.k ?? 0) % sg === 0
+  /** Groups of rows a tile takes. All sizes add in the same order, so bits do not depend on it. */
+  const groups = (m: number): number => (m > sg ? 16 / sg : 1)
+
+  const fewRows = (
+    tape: Tape,
+    bindings: ReturnType<typeof operands>,
+    params: Omit<ReturnType<typeof scalars> & ReturnType<typeof place>, "a_stride" | "a0">,
+    part: MatrixPart,
+    COLS: number
+  ): void => {
+    const ROWS = params.m === 1 ? 1 : 4
+    const grid = [Math.ceil(params.n / (sg * COLS)), Math.ceil(params.m / ROWS)] as const
+    const constants = { SG: sg, QUADS: sg / 4, ROWS, COLS }
+    switch (part.storage) {
+      case "f32":
+        return tape.dispatch("matmul_nt_subgroup_few", { ...bindings, b: part.data }, params, grid, constants)
+      case "f16":
+        return tape.dispatch("matmul_nt_subgroup_few_f16", { ...bindings, b: part.data }, params, grid, constants)
+      case "int8": {
+        const both = { ...bindings, b: part.data, scales: part.scales }
+        return tape.dispatch("matmul_nt_subgroup_few_int8", both, params, grid, constants)
+      }
+      case "int4": {
+        const both = { ...bindings, b: part.data, scales: part.scales }
+        return tape.dispatch("matmul_nt_subgroup_few_int4", both, params, grid, constants)
+      }
+    }
+  }
 
   return {
     /** out[m,n] = alpha a[m,k] b[n,k]ᵀ + …: a linear layer forward with weights as stored by Hugging Face. */
@@ -133,12 +161,16 @@ export const makeMatmul = (info: AdapterInfo) => {
           tiled(tape, 0, x, part, params)
           continue
         }
-        const COLS = n > 2 * sg ? 4 : n > sg ? 2 : 1
-        const ROWS = COLS === 4 ? tileRows(x.m) : rows(x.m)
         const { a_stride: _, a0: __, ...rest } = params
-        const grid = [Math.ceil(n / (sg * COLS)), Math.ceil(x.m / ROWS)] as const
-        const constants = { SG: sg, QUADS: sg / 4, ROWS, COLS }
         const bindings = operands(x)
+        const COLS = n > 2 * sg ? 4 : n > sg ? 2 : 1
+        if (few(x)) {
+          fewRows(tape, bindings, rest, part, COLS)
+          continue
+        }
+        const GROUPS = groups(x.m)
+        const grid = [Math.ceil(n / (sg * COLS)), Math.ceil(x.m / (sg * GROUPS))] as const
+        const constants = { SG: sg, GROUPS, COLS }
         switch (part.storage) {
           case "f32":
             tape.dispatch("matmul_nt_subgroup", { ...bindings, b: part.data }, rest, grid, constants)
@@ -168,14 +200,14 @@ export const makeMatmul = (info: AdapterInfo) => {
         const own: MatmulArgs = i === 0 ? x : { a: x.a, b: x.b, out: x.out, m: x.m, n: x.n, k: x.k, accumulate: true }
         const alpha = x.alpha ?? 1
         const params = { ...scalars(own), alpha, k: part.rows, ...place(x, b, 0, part.first) }
-        if (!innerFits(own, part.rows) || x.n % 4 !== 0) {
+        if (!innerFits(own, part.rows) || x.n % 4 !== 0 || x.k % 4 !== 0) {
           tiled(tape, 1, own, part, params)
           continue
         }
         const { col0: _, cols: __, ...rest } = params
-        const ROWS = rows(x.m)
-        const grid = [Math.ceil(x.n / (sg * 4)), Math.ceil(x.m / ROWS)] as const
-        const constants = { SG: sg, ROWS, COLS: 1 }
+        const GROUPS = groups(x.m)
+        const grid = [Math.ceil(x.n / (sg * 4)), Math.ceil(x.m / (sg * GROUPS))] as const
+        const constants = { SG: sg, GROUPS, COLS: 1 }
         const bindings = operands(own)
         switch (part.storage) {
           case "f32":
@@ -227,6 +259,3 @@ export const makeMatmul = (info: AdapterInfo) => {
     }
   }
 }
-
-/** Rows of a subgroup tile for a product of `m` rows. All sizes add in the same order, so bits do not depend on it. */
-const tileRows = (m: number): number => (m === 1 ? 1 : m <= 4 ? 4 : 8)
