@@ -6,6 +6,8 @@ export interface Timing {
   readonly median: number
   readonly min: number
   readonly max: number
+  /** Median of the processor seconds of this process: with a software driver the device's work is among them. */
+  readonly cpu: number
   readonly rounds: number
 }
 
@@ -13,16 +15,21 @@ export interface Timing {
 export const time = Effect.fnUntraced(function* <E, R>(rounds: number, work: Effect.Effect<unknown, E, R>) {
   yield* work
   const seconds: Array<number> = []
+  const processor: Array<number> = []
   for (let i = 0; i < rounds; i++) {
-    const started = yield* Clock.currentTimeNanos
+    const [started, before] = [yield* Clock.currentTimeNanos, process.cpuUsage()]
     yield* work
+    const { user, system } = process.cpuUsage(before)
+    processor.push((user + system) / 1e6)
     seconds.push(Number((yield* Clock.currentTimeNanos) - started) / 1e9)
   }
   seconds.sort((a, b) => a - b)
+  processor.sort((a, b) => a - b)
   const timing: Timing = {
     median: seconds[Math.floor(rounds / 2)] ?? 0,
     min: seconds[0] ?? 0,
     max: seconds.at(-1) ?? 0,
+    cpu: processor[Math.floor(rounds / 2)] ?? 0,
     rounds
   }
   return timing

@@ -2,7 +2,7 @@ enable subgroups;
 requires immediate_address_space;
 
 const SG = 8u; //@const
-const ROWS = 8u; //@const
+const GROUPS = 2u; //@const groups of SG rows
 const COLS = 1u; //@const quads of columns a lane
 
 struct Params {
@@ -18,8 +18,8 @@ struct Params {
 }
 var<immediate> p: Params;
 
-@group(0) @binding(0) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> a2: array<f32>;
+@group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> a2: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> b2: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> residual: array<vec4<f32>>;
@@ -28,87 +28,99 @@ var<immediate> p: Params;
 @compute @workgroup_size(SG, 1, 1)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let n4 = p.n / 4u;
-  let r0 = wg.y * ROWS;
+  let r0 = wg.y * (SG * GROUPS);
   let c0 = wg.x * (SG * COLS) + lane;
-//@for i 0 ROWS
-  let row$i = min(r0 + $iu, p.m - 1u);
+//@for g 0 GROUPS
+  let row$g = min(r0 + $gu * SG + lane, p.m - 1u);
 //@end
 //@for j 0 COLS
   let col$j = min(c0 + $ju * SG, n4 - 1u);
 //@end
-//@for i 0 ROWS
+//@for g 0 GROUPS
+//@for e 0 SG
 //@for j 0 COLS
-  var c$i_$j = vec4<f32>();
+  var c$g_$e_$j = vec4<f32>();
+//@end
 //@end
 //@end
   {
-//@for i 0 ROWS
-    let ra$i = row$i * p.a_stride + p.a0 + lane;
+//@for g 0 GROUPS
+    let ra$g = (row$g * p.a_stride + p.a0) / 4u;
 //@end
-    for (var k = 0u; k < p.k; k += SG) {
-      let factor = b_scale(k + lane);
-//@for i 0 ROWS
-      let v$i = a[ra$i + k] * factor;
+    for (var k = 0u; k < p.k / 4u; k++) {
+//@for g 0 GROUPS
+      let v$g = a[ra$g + k];
 //@end
-//@for q 0 SG
+//@for q 0 4
       {
+        let f$q = b_scale(4u * k + $qu);
 //@for j 0 COLS
-        let w$j = b_quad(b_row(k + $qu), col$j);
+        let w$j = b_quad(b_row(4u * k + $qu), col$j);
 //@end
-//@for i 0 ROWS
+//@for g 0 GROUPS
+//@for e 0 SG
         {
-          let s = vec4<f32>(subgroupBroadcast(v$i, $qu));
+          let s = vec4<f32>(subgroupBroadcast(v$g[$q] * f$q, $eu));
 //@for j 0 COLS
-          c$i_$j = fma(s, w$j, c$i_$j);
+          c$g_$e_$j = fma(s, w$j, c$g_$e_$j);
 //@end
         }
+//@end
 //@end
       }
 //@end
     }
   }
-//@for i 0 ROWS
+//@for g 0 GROUPS
+//@for e 0 SG
 //@for j 0 COLS
-  c$i_$j *= p.alpha;
+  c$g_$e_$j *= p.alpha;
+//@end
 //@end
 //@end
   if (p.k2 > 0u) {
-//@for i 0 ROWS
-    let ra$i = row$i * p.k2 + lane;
+  {
+//@for g 0 GROUPS
+    let ra$g = row$g * (p.k2 / 4u);
 //@end
-    for (var k = 0u; k < p.k2; k += SG) {
-//@for i 0 ROWS
-      let v$i = a2[ra$i + k];
+    for (var k = 0u; k < p.k2 / 4u; k++) {
+//@for g 0 GROUPS
+      let v$g = a2[ra$g + k];
 //@end
-//@for q 0 SG
+//@for q 0 4
       {
 //@for j 0 COLS
-        let w$j = b2[(k + $qu) * n4 + col$j];
+        let w$j = b2[(4u * k + $qu) * n4 + col$j];
 //@end
-//@for i 0 ROWS
+//@for g 0 GROUPS
+//@for e 0 SG
         {
-          let s = vec4<f32>(subgroupBroadcast(v$i, $qu));
+          let s = vec4<f32>(subgroupBroadcast(v$g[$q], $eu));
 //@for j 0 COLS
-          c$i_$j = fma(s, w$j, c$i_$j);
+          c$g_$e_$j = fma(s, w$j, c$g_$e_$j);
 //@end
         }
+//@end
 //@end
       }
 //@end
     }
+  }
   }
 //@for j 0 COLS
   if (c0 + $ju * SG < n4) {
     var add$j = vec4<f32>();
     if ((p.flags & 1u) != 0u) { add$j = bias[col$j]; }
-//@for i 0 ROWS
-    if (r0 + $iu < p.m) {
-      let at = row$i * n4 + col$j;
-      var y = c$i_$j + add$j;
+//@for g 0 GROUPS
+//@for e 0 SG
+    if (r0 + $gu * SG + $eu < p.m) {
+      let at = (r0 + $gu * SG + $eu) * n4 + col$j;
+      var y = c$g_$e_$j + add$j;
       if ((p.flags & 2u) != 0u) { y += residual[at]; }
       if ((p.flags & 4u) != 0u) { y += out[at]; }
       out[at] = y;
     }
+//@end
 //@end
   }
 //@end

@@ -79,7 +79,9 @@ const generate = Effect.fnUntraced(function* ({ config, decoder }: Model, rounds
     newTokens: sizes.fresh,
     prefillSeconds: short.min,
     prefillTokensPerSecond: (batch * sizes.prompt) / short.min,
+    prefillCpuSeconds: short.cpu,
     decodeSeconds: seconds,
+    decodeCpuSeconds: long.cpu - short.cpu,
     decodeTokensPerSecond: seconds > 0 ? (batch * sizes.fresh) / seconds : null
   }
 }, Effect.scoped)

@@ -147,13 +147,12 @@ export interface MatmulShape {
 }
 
 /** Why a rung cannot take a product; undefined where it can. */
-export const unfit = (info: AdapterInfo, variant: MatmulVariant, s: MatmulShape): string | undefined => {
+export const unfit = (variant: MatmulVariant, s: MatmulShape): string | undefined => {
   const { family } = rungOf(variant)
   if (family === "tiled") return undefined
   if (family === "subgroup") {
-    const sg = subgroupTile(info)
-    const inner = s.layout === "TN" || (s.k % sg === 0 && s.k2 % sg === 0 && s.stride % 4 === 0)
-    return inner && (s.layout === "NT" || s.n % 4 === 0) ? undefined : "its dimensions are no multiples of the subgroup"
+    const inner = s.layout === "TN" || (s.k % 4 === 0 && s.k2 % 4 === 0 && s.stride % 4 === 0)
+    return inner && (s.layout === "NT" || s.n % 4 === 0) ? undefined : "not all of its dimensions are multiples of 4"
   }
   if (family === "gemv" && s.layout !== "NT") return "gemv is for NT alone"
   const fours = [s.k2, s.stride, ...(family === "gemv" ? [s.k] : [s.n, ...(s.layout === "TN" ? [] : [s.k])])]
@@ -195,7 +194,7 @@ const uncalibrated: Readonly<Record<ShapeKind, ReadonlyArray<MatmulVariant>>> = 
 /** The rung for a product: the chosen one where device and shape allow it, else the first of the portable ones that they allow. */
 export const pickVariant = (info: AdapterInfo, choice: MatmulChoice | undefined, s: MatmulShape): MatmulVariant => {
   const can = (v: MatmulVariant | undefined): v is MatmulVariant =>
-    v !== undefined && unusable(info, v) === undefined && unfit(info, v, s) === undefined
+    v !== undefined && unusable(info, v) === undefined && unfit(v, s) === undefined
   const chosen = choice?.only ?? choice?.byClass[shapeClass(s)]
   if (can(chosen)) return chosen
   if (can("subgroup")) return "subgroup"

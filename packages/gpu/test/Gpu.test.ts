@@ -27,7 +27,7 @@ describe("memory", () => {
         const error = yield* Effect.flip(gpu.alloc("second", "f32", 150))
         assert.strictEqual(error.reason._tag, "OutOfMemory")
         assert.include(error.message, "second")
-        assert.include(error.message, "the memory budget is 1024")
+        assert.include(error.message, "the memory budget of 1024")
         assert.deepStrictEqual(yield* gpu.memory, before)
         // What still fits is given.
         yield* gpu.alloc("third", "f32", 100)

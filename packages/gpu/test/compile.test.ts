@@ -44,7 +44,7 @@ layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", 
         for (const info of [software(0), software(4), software(8), asHardware(gpu.info)]) {
           const ops = info.software ? makeOps(info) : makeOps(info, onlyVariant("tiled"))
           yield* gpu.submit("test", (tape) => {
-            for (const m of [8, 300]) {
+            for (const m of [1, 4, 8, 300]) {
               for (const n of [4, 12, 24]) {
                 const x = { a: f, b: f, out: o, m, n, k: 8 }
                 ops.matmulNT(tape, { ...x, bias: f, residual: f, extra: { a: f, b: f, k: 8 } })

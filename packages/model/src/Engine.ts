@@ -59,7 +59,7 @@ export interface EngineOptions {
   readonly maxSequences: number
   /** Tokens a sequence may have, prompt and response together. */
   readonly maxTokens: number
-  /** Prompt tokens computed between two bursts at most; longer prompts take several turns. */
+  /** Prompt tokens computed in one chunk at most; longer prompts take several. */
   readonly prefillTokens: number
   /** Largest rank of an adapter. */
   readonly rank: number
@@ -100,6 +100,12 @@ export interface Engine {
   readonly forgetPrefixes: Effect.Effect<void>
   readonly stats: Effect.Effect<EngineStats>
 }
+
+/**
+ * Chunks of prompts between two bursts at most. More than one only while fewer sequences decode than still read their
+ * prompts: bursts of few rows use a device badly, and those who decode wait for a bounded time.
+ */
+const patience = 4
 
 interface EngineJob extends Job {
   readonly request: SequenceRequest
@@ -184,10 +190,11 @@ export const makeEngine = Effect.fn("Engine.make")(function* (
     job.chunk({ ids: drawn.ids.slice(0, count), logProbs: drawn.logProbs.slice(0, count), finish })
   })
 
-  /** One turn: newcomers, a chunk of prompts, a burst for each adapter. */
-  const turn = Effect.fnUntraced(function* () {
+  /** Lets newcomers in and computes a chunk of prompts; false where there is none to compute. */
+  const prefill = Effect.fnUntraced(function* () {
     for (const sequence of scheduler.admit()) yield* device.admit(sequence.slot, sequence.pages)
-    for (const pass of scheduler.prefill(prefillTokens)) {
+    const passes = scheduler.prefill(prefillTokens)
+    for (const pass of passes) {
       const drawn = yield* device.prefill(
         pass,
         pass.complete.map(({ row, sequence }) => ({ row, ...sequence.job.request }))
@@ -198,6 +205,14 @@ export const makeEngine = Effect.fn("Engine.make")(function* (
         const one = drawn[i]
         if (one !== undefined) yield* accept(sequence, one)
       }
+    }
+    return passes.length > 0
+  })
+
+  /** One turn: prompts, then a burst for each adapter. */
+  const turn = Effect.fnUntraced(function* () {
+    for (let chunks = 0; chunks < patience && (yield* prefill()); chunks++) {
+      if (2 * scheduler.prefilling() <= scheduler.running()) break
     }
     for (const { lora, sequences } of scheduler.decoding()) {
       const steps = Math.min(burstSteps, Math.max(...sequences.map(({ job, tokens }) => job.maxTokens - tokens.length)))

@@ -49,6 +49,8 @@ export interface Scheduler<J extends Job> {
   readonly pool: PagePool
   readonly waiting: () => number
   readonly running: () => number
+  /** Running sequences whose prompt is not finished. */
+  readonly prefilling: () => number
   add(job: J): Sequence<J>
   /** Lets waiting sequences in while slots and pages last. */
   admit(): ReadonlyArray<Sequence<J>>
@@ -238,6 +240,7 @@ export const makeScheduler = <J extends Job>(options: {
     pool,
     waiting: () => waiting.size,
     running: () => running.size,
+    prefilling: () => [...running].filter((sequence) => sequence.state === "prefill").length,
     add,
     admit,
     prefill,

@@ -18,6 +18,7 @@ import {
   writeSafetensors
 } from "../src/index.ts"
 import {
+  familyShapes,
   plain,
   randomPairs,
   randomSequences,
@@ -109,7 +110,8 @@ layer(DeviceLayer)("loading", (it) => {
       `${dtype} with ${JSON.stringify(options)}: ${linear} layers, ${table} tables; scores and adapter gradients`,
       () =>
         Effect.gen(function* () {
-          for (const shape of [wide, plain]) {
+          const families = linear === "f16" || linear === "int4" ? familyShapes : []
+          for (const shape of [wide, plain, ...families]) {
             const { directory, tensors } = yield* writeAs(shape, 3, dtype)
             const open = (binding: number) =>
               withSmallBindings(binding, withFeatures(["shader-f16", "subgroups"], loadModel(directory, options)))
@@ -130,7 +132,7 @@ layer(DeviceLayer)("loading", (it) => {
               assertNear(`${key} A`, pair.a, into.lora.get(key)?.a ?? [])
               assertNear(`${key} B`, pair.b, into.lora.get(key)?.b ?? [])
             }
-            if (shape === plain) continue
+            if (shape !== wide) continue
             const split = yield* open(64 * strideOf("f32", Math.max(shape.hidden, shape.intermediate)) * 4)
             assert.isAbove(split.decoder.weights.embed.parts.length, 1)
             const again = yield* deviceGradients(split.decoder, lora, sequences, weights, false)

@@ -1,74 +1,22 @@
-/** The engine: joining and leaving, shared beginnings, cancelling, waiting for pages, faults, and what a request may ask. */
+/** The engine: joining and leaving, shared beginnings, and what a request may ask. */
 import { assert, layer } from "@effect/vitest"
-import { Gpu, GpuError, gpuError, Validation } from "@srcode/gpu"
-import { Effect, Exit, Fiber, Latch, Scope, Stream } from "effect"
+import { Gpu, makeOps, pageSize } from "@srcode/gpu"
+import { Effect, Stream } from "effect"
 import {
-  type Decoder,
-  type Engine,
-  type EngineOptions,
+  type LoadOptions,
+  loadModel,
   loraFromPairs,
-  type ModelError,
   makeEngine,
   makeGenerator,
   makeScorer,
   packLora,
-  type SamplingParams,
   type SequenceRequest
 } from "../src/index.ts"
+import { makeEngineDevice } from "../src/internal/engine-device.ts"
 import { plain, randomPairs } from "./reference/checkpoint.ts"
-import { DeviceLayer, loadShape } from "./reference/device.ts"
+import { asHardware, DeviceLayer, loadShape } from "./reference/device.ts"
+import { alone, assertIdle, collect, prompt, refusal, request, roomy, warm } from "./reference/engine.ts"
 import { below, seeded } from "./support.ts"
-
-const warm: SamplingParams = { temperature: 1, topP: 1, topK: 0, minP: 0, maxTokens: 20, seed: 7 }
-
-const request = (
-  ids: ReadonlyArray<number>,
-  stream: number,
-  change: Partial<SamplingParams> = {}
-): SequenceRequest => ({
-  ids,
-  stream,
-  lora: null,
-  sampling: { ...warm, ...change }
-})
-
-const prompt = (seed: number, length: number): ReadonlyArray<number> => {
-  const next = seeded(seed)
-  return Array.from({ length }, () => below(next, plain.vocab))
-}
-
-const roomy: EngineOptions = { maxSequences: 8, maxTokens: 96, prefillTokens: 200, rank: 4 }
-
-/** The request by itself in an engine of its own. */
-const alone = Effect.fnUntraced(function* (decoder: Decoder, one: SequenceRequest) {
-  const engine = yield* makeEngine(decoder, { ...roomy, maxSequences: 1 })
-  const [out] = yield* engine.generate([one])
-  return out!
-}, Effect.scoped)
-
-const collect = (engine: Engine, one: SequenceRequest) =>
-  Stream.runCollect(engine.sample(one)).pipe(
-    Effect.map((chunks) => ({
-      ids: chunks.flatMap((c) => [...c.ids]),
-      logProbs: chunks.flatMap((c) => [...c.logProbs]),
-      truncated: chunks.at(-1)?.finish === "length"
-    }))
-  )
-
-/** Everything is given back. */
-const assertIdle = Effect.fnUntraced(function* (engine: Engine) {
-  const { pagesUsed, running, waiting } = yield* engine.stats
-  assert.deepStrictEqual({ pagesUsed, running, waiting }, { pagesUsed: 0, running: 0, waiting: 0 })
-})
-
-const refusal = <A, R>(effect: Effect.Effect<A, GpuError | ModelError, R>) =>
-  Effect.flip(effect).pipe(
-    Effect.map((error) => {
-      assert.strictEqual(error._tag, "ModelError")
-      assert.notMatch(error.message, /\n/)
-      return error.message
-    })
-  )
 
 layer(DeviceLayer)("engine", (it) => {
   it.effect("sequences of all kinds that join and leave at random times are what they are alone, to the bit", () =>
@@ -127,6 +75,63 @@ layer(DeviceLayer)("engine", (it) => {
     })
   )
 
+  it.effect("packed weights and the kernels chosen for hardware keep rows apart as well", () =>
+    Effect.gen(function* () {
+      const { directory } = yield* loadShape(plain, 37)
+      const same = Effect.fnUntraced(function* (options: LoadOptions) {
+        const { decoder } = yield* loadModel(directory, options)
+        const requests = Array.from({ length: 6 }, (_, i) =>
+          request(prompt(38 + (i % 3), 3 + 9 * i), i, { topP: 0.95 })
+        )
+        const engine = yield* makeEngine(decoder, { ...roomy, prefillTokens: 17 })
+        const out = yield* engine.generate(requests)
+        for (const i of [0, 3, 5]) assert.deepStrictEqual(out[i], yield* alone(decoder, requests[i]!))
+      }, Effect.scoped)
+      yield* same({ dtype: "f16" })
+      yield* same({ quantize: "int8" })
+      yield* same({ quantize: "int4" })
+      yield* asHardware(same({}))
+    })
+  )
+
+  it.effect("more rows than one pass of logits holds are drawn in several, with the same tokens", () =>
+    Effect.gen(function* () {
+      const { info } = yield* Gpu
+      const { model } = yield* loadShape(plain, 39)
+      const rows = 150
+      const options = { maxSequences: rows, maxTokens: 16, prefillTokens: rows, rank: 0, pages: rows }
+      const run = Effect.fnUntraced(function* (budget: number) {
+        const device = yield* makeEngineDevice(model.decoder, makeOps(info), options, budget)
+        const index = Array.from({ length: rows }, (_, i) => i)
+        for (const i of index) yield* device.admit(i, [i + 1])
+        const sampling = { ...warm, topK: 9 }
+        const kvRow = index.map((i) => (i + 1) * pageSize)
+        const ids = index.map((i) => (7 * i) % plain.vocab)
+        const first = yield* device.prefill(
+          { lora: null, ids, position: index.map(() => 0), kvRow, slot: index, complete: [] },
+          index.map((row) => ({ row, sampling, stream: row }))
+        )
+        const burst = yield* device.burst(
+          null,
+          index.map((i) => ({
+            slot: i,
+            last: first[i]!.ids[0]!,
+            sampling,
+            stream: i,
+            position: [1, 2, 3],
+            kvRow: [1, 2, 3].map((t) => kvRow[i]! + t)
+          })),
+          3
+        )
+        return { first, burst }
+      }, Effect.scoped)
+      const inOne = yield* run(1 << 20)
+      assert.deepStrictEqual(yield* run(0), inOne)
+      assert.lengthOf(inOne.burst, rows)
+      assert.isAbove(new Set(inOne.burst.map((d) => d.ids.join())).size, 20)
+    })
+  )
+
   it.effect("samples of one prompt share its pages, later calls too, until the prefixes are forgotten", () =>
     Effect.gen(function* () {
       const { model } = yield* loadShape(plain, 46)
@@ -167,92 +172,6 @@ layer(DeviceLayer)("engine", (it) => {
       assert.notDeepEqual(after, before)
       const fresh = yield* makeGenerator(model.decoder, sizes)
       assert.deepStrictEqual(after, yield* fresh.generate(lora, requests, warm))
-    })
-  )
-
-  it.effect("ending or interrupting a stream gives back its slot and pages, running or waiting", () =>
-    Effect.gen(function* () {
-      const { model } = yield* loadShape(plain, 52)
-      const engine = yield* makeEngine(model.decoder, { ...roomy, maxSequences: 2, prefillTokens: 10 })
-      const long = (stream: number) => request(prompt(53 + stream, 30), stream, { maxTokens: 60 })
-      const some = yield* Stream.runCollect(Stream.take(engine.sample(long(0)), 2))
-      assert.lengthOf(some, 2)
-      yield* assertIdle(engine)
-      // Two run, two wait; all are interrupted in different states.
-      const started = yield* Latch.make(false)
-      const fibers = yield* Effect.forEach([1, 2, 3, 4], (stream) =>
-        Effect.forkChild(Stream.runForEach(engine.sample(long(stream)), () => started.open))
-      )
-      yield* started.await
-      const { running, waiting, pagesUsed } = yield* engine.stats
-      assert.deepStrictEqual([running, waiting], [2, 2])
-      assert.isAbove(pagesUsed, 0)
-      yield* Fiber.interrupt(fibers[3]!)
-      yield* Fiber.interrupt(fibers[0]!)
-      yield* Fiber.interrupt(fibers[1]!)
-      yield* Fiber.interrupt(fibers[2]!)
-      yield* assertIdle(engine)
-      const interrupted = yield* Effect.forkChild(engine.generate([5, 6, 7].map(long)))
-      yield* Effect.yieldNow
-      yield* Fiber.interrupt(interrupted)
-      yield* assertIdle(engine)
-      // What is left works as ever.
-      const one = request(prompt(60, 12), 0)
-      assert.deepStrictEqual(yield* engine.generate([one]), [yield* alone(model.decoder, one)])
-    })
-  )
-
-  it.effect("what finds no pages waits its turn; what can never fit is refused with the numbers", () =>
-    Effect.gen(function* () {
-      const { model } = yield* loadShape(plain, 61)
-      // Four pages: 64 rows, one sequence of 65 tokens or two of 33.
-      const engine = yield* makeEngine(model.decoder, { ...roomy, pages: 4 })
-      assert.strictEqual(engine.limits.maxTokens, 64)
-      const requests = Array.from({ length: 7 }, (_, i) => request(prompt(62 + i, 12), i))
-      const most: Array<number> = []
-      const out = yield* engine.generate(requests, (done) =>
-        Effect.map(engine.stats, ({ running, waiting }) => {
-          assert.strictEqual(done + running + waiting, 7)
-          most.push(running)
-        })
-      )
-      assert.isTrue(most.every((running) => running <= 2))
-      assert.isAbove(most.length, 2)
-      for (const [i, one] of requests.entries()) assert.deepStrictEqual(out[i], yield* alone(model.decoder, one))
-      const message = yield* refusal(engine.generate([requests[0]!, request(prompt(1, 45), 0)]))
-      assert.include(message, "45 tokens")
-      assert.include(message, "64 tokens")
-      assert.strictEqual(yield* refusal(Stream.runCollect(engine.sample(request(prompt(1, 45), 0)))), message)
-      yield* assertIdle(engine)
-    })
-  )
-
-  it.effect("requests that make no sense are refused in one line, before anything runs", () =>
-    Effect.gen(function* () {
-      const { model } = yield* loadShape(plain, 63)
-      const engine = yield* makeEngine(model.decoder, roomy)
-      const good = request([1, 2, 3], 0)
-      const big = yield* loraFromPairs(model.config, { rank: 8, alpha: 8 }, randomPairs(plain, 8, 1))
-      const bad: ReadonlyArray<readonly [string, SequenceRequest]> = [
-        ["topK", request([1], 0, { topK: -1 })],
-        ["topK", request([1], 0, { topK: 1.5 })],
-        ["minP", request([1], 0, { minP: 1.1 })],
-        ["minP", request([1], 0, { minP: Number.NaN })],
-        ["topP", request([1], 0, { topP: 0 })],
-        ["seed", request([1], 0, { seed: 0.5 })],
-        ["stream", request([1], Number.POSITIVE_INFINITY)],
-        ["temperature", request([1], 0, { temperature: Number.NaN })],
-        ["rank 8", { ...good, lora: big }],
-        ["empty", request([], 0)],
-        [`${plain.vocab}`, request([plain.vocab], 0)]
-      ]
-      for (const [word, one] of bad) {
-        assert.include(yield* refusal(Stream.runCollect(engine.sample(one))), word)
-        assert.include(yield* refusal(engine.generate([good, one])), word)
-      }
-      assert.strictEqual((yield* engine.stats).promptTokens, 0)
-      for (const wrong of [{ maxSequences: 0 }, { prefillTokens: 0.5 }, { maxTokens: -1 }])
-        yield* refusal(Effect.scoped(makeEngine(model.decoder, { ...roomy, ...wrong })))
     })
   )
 
@@ -357,71 +276,5 @@ layer(DeviceLayer)("engine", (it) => {
         assert.lengthOf(good.ids, 30)
         yield* assertIdle(engine)
       })
-  )
-
-  it.effect("a device that fails once fails all that wait for it, and the engine goes on with what comes after", () =>
-    Effect.gen(function* () {
-      const { model } = yield* loadShape(plain, 71)
-      const gpu = yield* Gpu
-      for (const [verb, at] of [
-        ["submit", 1],
-        ["submit", 4],
-        ["read", 1],
-        ["read", 3]
-      ] as const) {
-        let calls = 0
-        const failing = <A>(effect: Effect.Effect<A, GpuError>, name: "submit" | "read"): Effect.Effect<A, GpuError> =>
-          Effect.suspend(() =>
-            name === verb && ++calls === at
-              ? Effect.fail(gpuError(new Validation({ operation: "test", detail: "fault" })))
-              : effect
-          )
-        const faulty = Gpu.of({
-          ...gpu,
-          submit: (label, record) => failing(gpu.submit(label, record), "submit"),
-          read: (tensor) => failing(gpu.read(tensor), "read")
-        })
-        const engine = yield* Effect.provideService(
-          makeEngine(model.decoder, { ...roomy, maxSequences: 2 }),
-          Gpu,
-          faulty
-        )
-        const requests = Array.from({ length: 4 }, (_, i) => request(prompt(72, 20), i, { maxTokens: 40 }))
-        const results = yield* Effect.forEach(requests, (one) => Effect.flip(collect(engine, one)), {
-          concurrency: "unbounded"
-        })
-        for (const error of results) {
-          assert.instanceOf(error, GpuError)
-          assert.include(error.message, "fault")
-        }
-        yield* assertIdle(engine)
-        const again = yield* engine.generate(requests)
-        assert.deepStrictEqual(again[3], yield* alone(model.decoder, requests[3]!))
-        assert.isAbove(calls, at)
-      }
-    })
-  )
-
-  it.effect("an engine that closes tells who still waits, and its memory is freed", () =>
-    Effect.gen(function* () {
-      const { model } = yield* loadShape(plain, 73)
-      const gpu = yield* Gpu
-      const before = (yield* gpu.memory).live
-      const scope = yield* Scope.make()
-      const engine = yield* Scope.provide(makeEngine(model.decoder, { ...roomy, maxSequences: 1 }), scope)
-      const started = yield* Latch.make(false)
-      const fibers = yield* Effect.forEach([0, 1], (stream) =>
-        Effect.forkChild(
-          refusal(
-            Stream.runForEach(engine.sample(request(prompt(74, 5), stream, { maxTokens: 80 })), () => started.open)
-          )
-        )
-      )
-      yield* started.await
-      yield* Scope.close(scope, Exit.void)
-      for (const fiber of fibers) assert.include(yield* Fiber.join(fiber), "closed")
-      assert.include(yield* refusal(engine.generate([request([1], 0)])), "closed")
-      assert.strictEqual((yield* gpu.memory).live, before)
-    })
   )
 })

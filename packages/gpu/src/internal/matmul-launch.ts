@@ -92,26 +92,21 @@ const operands = (j: MatmulJob, a: Tensor = j.a) => ({
 const tiled = (tape: Tape, j: MatmulJob): void =>
   dispatch(tape, "tiled", j.part, operands(j), paramsOf(j), [Math.ceil(j.n / 64), Math.ceil(j.m / 64)], {})
 
-/** Rows of a subgroup tile for a product of `m` rows. All sizes add in the same order, so bits do not depend on it. */
-const tileRows = (m: number): number => (m === 1 ? 1 : m <= 4 ? 4 : 8)
-
 const subgroup = (tape: Tape, j: MatmulJob, sg: number): void => {
-  const most = j.m >= 256 ? 16 : tileRows(j.m)
+  // All tiles add in the same order, so bits do not depend on which is taken.
+  const GROUPS = j.m > sg ? 16 / sg : 1
   switch (j.shape.layout) {
     case "NT": {
       const COLS = j.n > 2 * sg ? 4 : j.n > sg ? 2 : 1
-      const ROWS = COLS === 4 ? tileRows(j.m) : most
-      const grid = [Math.ceil(j.n / (sg * COLS)), Math.ceil(j.m / ROWS)] as const
-      return dispatch(tape, "nt_subgroup", j.part, operands(j), { ...paramsOf(j) }, grid, {
-        SG: sg,
-        QUADS: sg / 4,
-        ROWS,
-        COLS
-      })
+      const few = j.m <= 4 && j.k % sg === 0 && j.k2 % sg === 0
+      const rows = few ? (j.m === 1 ? 1 : 4) : sg * GROUPS
+      const grid = [Math.ceil(j.n / (sg * COLS)), Math.ceil(j.m / rows)] as const
+      const constants = few ? { SG: sg, QUADS: sg / 4, ROWS: rows, COLS } : { SG: sg, GROUPS, COLS }
+      return dispatch(tape, few ? "nt_subgroup_few" : "nt_subgroup", j.part, operands(j), paramsOf(j), grid, constants)
     }
     case "NN": {
-      const grid = [Math.ceil(j.n / (sg * 4)), Math.ceil(j.m / most)] as const
-      return dispatch(tape, "nn_subgroup", j.part, operands(j), paramsOf(j), grid, { SG: sg, ROWS: most, COLS: 1 })
+      const grid = [Math.ceil(j.n / (sg * 4)), Math.ceil(j.m / (sg * GROUPS))] as const
+      return dispatch(tape, "nn_subgroup", j.part, operands(j), paramsOf(j), grid, { SG: sg, GROUPS, COLS: 1 })
     }
     case "TN": {
       const CHUNKS = 16 / sg

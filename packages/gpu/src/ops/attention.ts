@@ -126,11 +126,12 @@ export const makeAttention = (info: AdapterInfo, forced?: AttentionVariant) => {
       const sharedBy = x.heads / x.kvHeads
       const lanes = sharedBy >= SG ? SG : Math.floor(SG / sharedBy) * sharedBy
       const groups = Math.ceil((x.rows * sharedBy) / lanes)
-      if (packed(x, 1) && groups <= maxGroups) {
-        const PARTS = x.headDim / SG
+      if (narrow(x) && SG > 0 && groups <= maxGroups) {
+        const [FULL, REST] = [Math.floor(QUADS / SG), QUADS % SG]
         tape.dispatch("attention_forward_paged", bindings, { ...params, lanes }, [groups, x.kvHeads], {
           SG,
-          PARTS,
+          FULL,
+          REST,
           PAGE
         })
       } else {

@@ -41,12 +41,13 @@ interface BurstRow extends Draw {
 }
 
 /** Elements that the logits of one sampling pass may take at most (64 MiB), unless 64 rows need more. */
-const logitsBudget = 1 << 24
+const defaultLogitsBudget = 1 << 24
 
 export const makeEngineDevice = Effect.fnUntraced(function* (
   decoder: Decoder,
   ops: Ops,
-  options: EngineOptions & { readonly pages: number }
+  options: EngineOptions & { readonly pages: number },
+  logitsBudget = defaultLogitsBudget
 ) {
   const gpu = yield* Gpu
   const { config } = decoder
