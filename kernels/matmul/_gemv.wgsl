@@ -93,20 +93,22 @@ fn main(
 //@end
   }
 //@for r 0 ROWS
-//@for o 0 OUT
   {
-    let sum = subgroupAdd(sum4(c$r_$o));
-    let c = c0 + $ou;
-    // Each sum is stored by a lane of its own where there are enough.
-    if (subgroup < SUBGROUPS && lane == ($ru * OUT + $ou) % size && r0 + $ru < p.m && c < p.n) {
-      let at = row$r * p.cols + p.col0 + c;
-      var y = sum;
-      if ((p.flags & 1u) != 0u) { y += bias[p.col0 + c]; }
-      if ((p.flags & 2u) != 0u) { y += residual[at]; }
-      if ((p.flags & 4u) != 0u) { y += out[at]; }
-      out[at] = y;
-    }
+    var y = 0.0;
+//@for o 0 OUT
+    y = select(y, subgroupAdd(sum4(c$r_$o)), lane == $ou);
+//@end
+    // Neighbouring lanes store neighbouring columns; subgroups have at least OUT lanes.
+    if (subgroup < SUBGROUPS && lane < OUT && r0 + $ru < p.m && c0 + lane < p.n) { store(r0 + $ru, p.col0 + c0 + lane, y); }
   }
 //@end
-//@end
+}
+
+fn store(r: u32, c: u32, sum: f32) {
+  let at = r * p.cols + c;
+  var y = sum;
+  if ((p.flags & 1u) != 0u) { y += bias[c]; }
+  if ((p.flags & 2u) != 0u) { y += residual[at]; }
+  if ((p.flags & 4u) != 0u) { y += out[at]; }
+  out[at] = y;
 }

@@ -40,6 +40,10 @@ fn fetch_a(r0: u32, panel: u32, part: u32, o: u32) -> vec4<u32> {
   return a[((part * p.m + r) * p.a_stride + panel * DEPTH) / 8u + o % (DEPTH / 8u)];
 }
 
+fn put_a(part: u32, o: u32, octet: vec4<u32>) {
+  if (o < BM * DEPTH / 8u) { tile[part * SIZE_A + (o / (DEPTH / 8u)) * ROW + o % (DEPTH / 8u)] = octet; }
+}
+
 fn pack8(x: vec4<f32>, y: vec4<f32>) -> vec4<u32> {
   let u = clamp(x, vec4<f32>(-65504.0), vec4<f32>(65504.0));
   let v = clamp(y, vec4<f32>(-65504.0), vec4<f32>(65504.0));
@@ -107,54 +111,55 @@ fn main(
 //@end
 //@for q 0 PARTS
 //@for s 0 PA
-  var a$q_$s = fetch_a(r0, first, $qu, li + $su * THREADS);
+  var a$q_$s = vec4<u32>();
 //@end
 //@end
 //@for s 0 PB
-  var b$s = fetch_b(c0, first, li + $su * THREADS);
+  var b$s = vec4<u32>();
 //@end
-  for (var panel = first; panel < last; panel++) {
+  for (var panel = first; panel <= last; panel++) {
+    // A panel is on its way while the one before it is used.
+    if (panel < last) {
 //@for q 0 PARTS
 //@for s 0 PA
-    {
-      let o = li + $su * THREADS;
-      if (o < BM * DEPTH / 8u) { tile[$qu * SIZE_A + (o / (DEPTH / 8u)) * ROW + o % (DEPTH / 8u)] = a$q_$s; }
-    }
+      a$q_$s = fetch_a(r0, panel, $qu, li + $su * THREADS);
 //@end
 //@end
 //@for s 0 PB
-    put_b(panel, li + $su * THREADS, b$s);
-//@end
-    workgroupBarrier();
-    // The next panel is on its way while this one is used.
-    if (panel + 1u < last) {
-//@for q 0 PARTS
-//@for s 0 PA
-      a$q_$s = fetch_a(r0, panel + 1u, $qu, li + $su * THREADS);
-//@end
-//@end
-//@for s 0 PB
-      b$s = fetch_b(c0, panel + 1u, li + $su * THREADS);
+      b$s = fetch_b(c0, panel, li + $su * THREADS);
 //@end
     }
-    for (var k = 0u; k < DEPTH / 16u; k++) {
+    if (panel > first) {
+      for (var k = 0u; k < DEPTH / 16u; k++) {
 //@for j 0 TN
-      var right$j: subgroup_matrix_right<f16, 16, 16>;
-      if (MODE == 0u) {
-        right$j = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, col_major>(&tile, PARTS * SIZE_A + (sn + $ju * 16u) * ROW_B + k * 2u, ROW_B);
-      } else {
-        right$j = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, row_major>(&tile, PARTS * SIZE_A + k * 16u * ROW_B + sn / 8u + $ju * 2u, ROW_B);
-      }
+        var right$j: subgroup_matrix_right<f16, 16, 16>;
+        if (MODE == 0u) {
+          right$j = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, col_major>(&tile, PARTS * SIZE_A + (sn + $ju * 16u) * ROW_B + k * 2u, ROW_B);
+        } else {
+          right$j = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, row_major>(&tile, PARTS * SIZE_A + k * 16u * ROW_B + sn / 8u + $ju * 2u, ROW_B);
+        }
 //@end
 //@for q 0 PARTS
 //@for i 0 TM
-      {
-        let left = subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, row_major>(&tile, $qu * SIZE_A + (sm + $iu * 16u) * ROW + k * 2u, ROW);
+        {
+          let left = subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, row_major>(&tile, $qu * SIZE_A + (sm + $iu * 16u) * ROW + k * 2u, ROW);
 //@for j 0 TN
-        c$i_$j = subgroupMatrixMultiplyAccumulate(left, right$j, c$i_$j);
+          c$i_$j = subgroupMatrixMultiplyAccumulate(left, right$j, c$i_$j);
+//@end
+        }
+//@end
 //@end
       }
+    }
+    workgroupBarrier();
+    if (panel < last) {
+//@for q 0 PARTS
+//@for s 0 PA
+      put_a($qu, li + $su * THREADS, a$q_$s);
 //@end
+//@end
+//@for s 0 PB
+      put_b(panel, li + $su * THREADS, b$s);
 //@end
     }
     workgroupBarrier();

@@ -126,55 +126,55 @@ fn main(
 //@end
 //@end
 //@for s 0 PA
-  var a$s = fetch_a(r0, first, li + $su * THREADS);
+  var a$s = RawA();
 //@end
 //@for s 0 PB
-  var b$s = fetch_b(c0, first, li + $su * THREADS);
+  var b$s = RawB();
 //@end
-  for (var panel = first; panel < last; panel++) {
+  for (var panel = first; panel <= last; panel++) {
+    // A panel is on its way while the one before it is used.
+    if (panel < last) {
 //@for s 0 PA
-    if (li + $su * THREADS < BM * DEPTH / 8u) { put_a(place_a(li + $su * THREADS), a$s); }
+      a$s = fetch_a(r0, panel, li + $su * THREADS);
 //@end
 //@for s 0 PB
-    if (li + $su * THREADS < BN * DEPTH / 8u) { put_b(place_b(li + $su * THREADS), b$s); }
-//@end
-    workgroupBarrier();
-    // The next panel is on its way while this one is used.
-    if (panel + 1u < last) {
-//@for s 0 PA
-      a$s = fetch_a(r0, panel + 1u, li + $su * THREADS);
-//@end
-//@for s 0 PB
-      b$s = fetch_b(c0, panel + 1u, li + $su * THREADS);
+      b$s = fetch_b(c0, panel, li + $su * THREADS);
 //@end
     }
-    for (var k = 0u; k < DEPTH; k++) {
+    if (panel > first) {
+      for (var k = 0u; k < DEPTH; k++) {
 //@for i 0 RM
-      let va$i = vec4<f32>(tile_a[k * SA + $iu * TY + lid.y]);
+        let va$i = vec4<f32>(tile_a[k * SA + $iu * TY + lid.y]);
 //@end
 //@for j 0 RN
-      let vb$j = vec4<f32>(tile_b[k * SB + $ju * TX + lid.x]);
+        let vb$j = vec4<f32>(tile_b[k * SB + $ju * TX + lid.x]);
 //@end
 //@for i 0 RM
 //@for j 0 RN
-      x$i_$j = fma(vec4<f32>(va$i.x), vb$j, x$i_$j);
-      y$i_$j = fma(vec4<f32>(va$i.y), vb$j, y$i_$j);
-      z$i_$j = fma(vec4<f32>(va$i.z), vb$j, z$i_$j);
-      w$i_$j = fma(vec4<f32>(va$i.w), vb$j, w$i_$j);
+        x$i_$j = fma(vec4<f32>(va$i.x), vb$j, x$i_$j);
+        y$i_$j = fma(vec4<f32>(va$i.y), vb$j, y$i_$j);
+        z$i_$j = fma(vec4<f32>(va$i.z), vb$j, z$i_$j);
+        w$i_$j = fma(vec4<f32>(va$i.w), vb$j, w$i_$j);
 //@end
+//@end
+      }
+    }
+    workgroupBarrier();
+    if (panel < last) {
+//@for s 0 PA
+      if (li + $su * THREADS < BM * DEPTH / 8u) { put_a(place_a(li + $su * THREADS), a$s); }
+//@end
+//@for s 0 PB
+      if (li + $su * THREADS < BN * DEPTH / 8u) { put_b(place_b(li + $su * THREADS), b$s); }
 //@end
     }
     workgroupBarrier();
   }
 //@for i 0 RM
 //@for j 0 RN
-  {
-    let r = r0 + ($iu * TY + lid.y) * 4u;
-    let c = c0 + ($ju * TX + lid.x) * 4u;
-    finish(r, c, wg.z, x$i_$j);
-    finish(r + 1u, c, wg.z, y$i_$j);
-    finish(r + 2u, c, wg.z, z$i_$j);
-    finish(r + 3u, c, wg.z, w$i_$j);
+  for (var q = 0u; q < 4u; q++) {
+    let sum = select(select(w$i_$j, z$i_$j, q == 2u), select(y$i_$j, x$i_$j, q == 0u), q < 2u);
+    finish(r0 + ($iu * TY + lid.y) * 4u + q, c0 + ($ju * TX + lid.x) * 4u, wg.z, sum);
   }
 //@end
 //@end

@@ -2,7 +2,6 @@
 import { assert, layer } from "@effect/vitest"
 import { Effect } from "effect"
 import {
-  type AdapterInfo,
   allocMatrix,
   Gpu,
   GpuDawn,
@@ -13,16 +12,7 @@ import {
   rungOf,
   unusable
 } from "../src/index.ts"
-import { blank } from "./support.ts"
-
-/** A device with matrix units and roomy workgroups, as data-centre cards report it. */
-export const asCard = (info: AdapterInfo): AdapterInfo => ({
-  ...info,
-  software: false,
-  subgroupSize: [32, 32],
-  subgroupMatrixConfigs: [{ componentType: "f16", resultComponentType: "f32", M: 16, N: 16, K: 16 }],
-  limits: { ...info.limits, maxComputeWorkgroupStorageSize: 49152, maxComputeInvocationsPerWorkgroup: 1024 }
-})
+import { asCard, blank } from "./support.ts"
 
 layer(GpuDawn.layerNull)("the matmul ladder through the compiler", (it) => {
   for (const variant of matmulVariants.filter((v) => v !== "subgroup")) {

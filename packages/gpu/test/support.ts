@@ -13,6 +13,15 @@ export const DeviceLayer = GpuDawn.layerWith({ device: "auto" })
 /** Forces what Ops chooses for hardware: shared-memory tiles and a workgroup per row. */
 export const asHardware = (info: AdapterInfo): AdapterInfo => ({ ...info, software: false })
 
+/** A device with matrix units and roomy workgroups, as data-centre cards report it. */
+export const asCard = (info: AdapterInfo): AdapterInfo => ({
+  ...info,
+  software: false,
+  subgroupSize: [32, 32],
+  subgroupMatrixConfigs: [{ componentType: "f16", resultComponentType: "f32", M: 16, N: 16, K: 16 }],
+  limits: { ...info.limits, maxComputeWorkgroupStorageSize: 49152, maxComputeInvocationsPerWorkgroup: 1024 }
+})
+
 export type Variant = "software" | "hardware"
 export const variants: ReadonlyArray<Variant> = ["software", "hardware"]
 

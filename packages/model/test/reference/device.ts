@@ -1,7 +1,7 @@
 /** What the whole-model tests share: the device, a model from a written folder, gradients of a loss, and comparisons. */
 import { NodeServices } from "@effect/platform-node"
 import { assert } from "@effect/vitest"
-import { Gpu, GpuDawn, makeOps } from "@srcode/gpu"
+import { Gpu, GpuDawn, makeOps, onlyVariant } from "@srcode/gpu"
 import { Effect, Layer } from "effect"
 import {
   allocBatch,
@@ -39,10 +39,17 @@ import type { LossWeights } from "./loss.ts"
 
 export const DeviceLayer = Layer.mergeAll(GpuDawn.layerWith({ device: "auto" }), NodeServices.layer)
 
-/** Runs with the kernels that are chosen for hardware, whatever the device is. */
+/**
+ * Runs with the kernels that are chosen for hardware, whatever the device is; of matmul the simplest, for a software driver takes seconds
+ * to compile the others, which have tests of their own.
+ */
 export const asHardware = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   Effect.flatMap(Gpu, (gpu) =>
-    Effect.provideService(effect, Gpu, Gpu.of({ ...gpu, info: { ...gpu.info, software: false } }))
+    Effect.provideService(
+      effect,
+      Gpu,
+      Gpu.of({ ...gpu, info: { ...gpu.info, software: false, matmul: onlyVariant("tiled") } })
+    )
   )
 
 /** ‖x − y‖ / ‖y‖ over a whole tensor; for y = 0 the norm of x. */
