@@ -7,7 +7,15 @@ import { assert, describe, it, layer } from "@effect/vitest"
 import { Gpu, GpuDawn } from "@srcode/gpu"
 import { Effect } from "effect"
 import { summarise } from "../src/gpu-check/summary.ts"
-import { type CheckCase, checkCase, errorOf, f32, result, type Verdict } from "../src/gpu-check/verify/harness.ts"
+import {
+  type CheckCase,
+  checkCase,
+  errorOf,
+  f32,
+  result,
+  type Verdict,
+  waysOf
+} from "../src/gpu-check/verify/harness.ts"
 
 const program = nodePath.resolve(import.meta.dirname, "../src/gpu-check/main.ts")
 
@@ -96,11 +104,12 @@ layer(GpuDawn.layerWith({ device: "auto" }))("the harness", (it) => {
           }
         })
       })
+      const ways = waysOf(gpu.info, false)
       const silu = (x: number) => x / (1 + Math.exp(-x))
       const right = [2 * silu(1), 2 * silu(-1)]
       const run = Effect.fnUntraced(function* (name: string, expected: ReadonlyArray<number>, rows: number) {
         const verdicts: Array<Verdict> = []
-        yield* checkCase(one(name, expected, rows), (verdict) => Effect.sync(() => void verdicts.push(verdict)))
+        yield* checkCase(one(name, expected, rows), ways, (verdict) => Effect.sync(() => void verdicts.push(verdict)))
         return verdicts
       })
       const good = yield* run("right", right, 1)

@@ -9,18 +9,17 @@ import {
   ceilingOf,
   costOf,
   Gpu,
-  makeOps,
   type Ops,
   pageSize,
   type Storage,
-  Tape,
+  type Tape,
   type Tensor
 } from "@srcode/gpu"
-import { Clock, Effect } from "effect"
+import { Clock, Effect, Result } from "effect"
 import { measureCeilings } from "../profile/ceilings.ts"
 import { quickUniforms } from "../profile/randomModel.ts"
 import { guarded, Report } from "./Report.ts"
-import { capabilitySets } from "./verify/harness.ts"
+import { recorded, waysOf } from "./verify/harness.ts"
 
 const round = (x: number): number => Number(x.toPrecision(4))
 
@@ -39,14 +38,15 @@ const climb = Effect.fnUntraced(function* (rung: Rung, ceilings: Ceilings, list:
   const gpu = yield* Gpu
   const report = yield* Report
   const seen = new Set<string>()
-  for (const [variant, info] of Object.entries(capabilitySets(gpu.info))) {
+  for (const { info, name: variant, ops } of waysOf(gpu.info, report.size === "full")) {
     // Variants for drivers that compute on the processor crawl on hardware, and say nothing about it.
     if (info.software !== gpu.info.software) continue
-    const ops = makeOps(info)
-    const tape = new Tape()
-    rung.record(tape, ops)
-    const dispatches = tape.entries.flatMap((entry) => (entry._tag === "Dispatch" ? [entry.dispatch] : []))
-    const signature = dispatches.map((d) => `${d.kernel} ${JSON.stringify(d.constants)}`).join("; ")
+    const dry = yield* Effect.result(recorded(rung.record, ops))
+    if (Result.isFailure(dry)) {
+      yield* report.add("problems", { part: `${rung.name} (${variant})`, problem: dry.failure.message })
+      continue
+    }
+    const { dispatches, kernels, signature } = dry.success
     if (seen.has(signature)) continue
     seen.add(signature)
     const hints = rung.keysPerQuery === undefined ? {} : { keysPerQuery: rung.keysPerQuery }
@@ -80,8 +80,8 @@ const climb = Effect.fnUntraced(function* (rung: Rung, ceilings: Ceilings, list:
           name: rung.name,
           variant,
           ...rung.shape,
-          kernels: [...new Set(dispatches.map((d) => d.kernel))],
-          constants: dispatches[0]?.constants ?? {},
+          kernels,
+          constants: dispatches.at(-1)?.constants ?? {},
           seconds: round(median),
           min: round(seconds[0] ?? 0),
           gflops: round(sum((c) => c.flops) / median / 1e9),
@@ -132,6 +132,9 @@ const layer = [
   { name: "down", out: 3584, inner: 18_944 }
 ] as const
 
+/** Few rows come from engines, which declare how many they will ever be. */
+const bound = (m: number) => (m <= 64 ? { capacity: m } : {})
+
 const products = Effect.fnUntraced(function* (ceilings: Ceilings) {
   const gpu = yield* Gpu
   const { size } = yield* Report
@@ -154,14 +157,14 @@ const products = Effect.fnUntraced(function* (ceilings: Ceilings) {
       const nt: Rung = {
         name: `${w.name} NT`,
         shape: { layout: "NT", ...shape },
-        record: (tape, ops) => ops.matmulNT(tape, { a, b, out, m, n: w.out, k: w.inner })
+        record: (tape, ops) => ops.matmulNT(tape, { a, b, out, m, n: w.out, k: w.inner, ...bound(m) })
       }
       yield* climb(nt, ceilings, "matmul")
       if (m < 64 && full) continue
       const nn: Rung = {
         name: `${w.name} NN`,
         shape: { layout: "NN", ...shape, n: w.inner, k: w.out },
-        record: (tape, ops) => ops.matmulNN(tape, { a, b, out, m, n: w.inner, k: w.out })
+        record: (tape, ops) => ops.matmulNN(tape, { a, b, out, m, n: w.inner, k: w.out, ...bound(m) })
       }
       yield* climb(nn, ceilings, "matmul")
     }

@@ -14,22 +14,24 @@ import { attentionLadder, productLadder } from "./ladder.ts"
 import { consistency, largeModel, smallModel } from "./models.ts"
 import { makeReport, Report, type Size, writeAtomic } from "./Report.ts"
 import { summarise } from "./summary.ts"
-import { verification } from "./verification.ts"
+import { productVerification, verification } from "./verification.ts"
 
 /** In the order of what would be missed most; seconds that each may take at most. */
 const sections = {
   capabilities: { seconds: 45, run: capabilities },
-  verification: { seconds: 130, run: verification },
-  matmul: { seconds: 80, run: productLadder },
+  verification: { seconds: 60, run: verification },
+  products: { seconds: 120, run: productVerification },
+  matmul: { seconds: 90, run: productLadder },
   large: { seconds: 150, run: largeModel },
   small: { seconds: 60, run: smallModel },
   attention: { seconds: 50, run: attentionLadder },
-  consistency: { seconds: 40, run: consistency }
+  consistency: { seconds: 60, run: consistency }
 } as const
 type SectionName = keyof typeof sections
 const names: ReadonlyArray<SectionName> = [
   "capabilities",
   "verification",
+  "products",
   "matmul",
   "large",
   "small",

@@ -4,22 +4,26 @@ import { Effect } from "effect"
 import { matrixFeature } from "../profile/ceilings.ts"
 import { Report } from "./Report.ts"
 import { attentionCases } from "./verify/attention.ts"
-import { checkCase, type Verdict } from "./verify/harness.ts"
+import { type CheckCase, checkCase, type Verdict, waysOf } from "./verify/harness.ts"
 import { layerCases } from "./verify/layer.ts"
 import { productCases } from "./verify/products.ts"
 import { trainingCases } from "./verify/training.ts"
 
 const round = (x: number): number => Number(x.toPrecision(3))
 
-export const verification = Effect.gen(function* () {
+/** What a list of cases finds; `ours` tells which kernels they should reach. */
+const check = Effect.fnUntraced(function* (
+  casesOf: (large: boolean, matrix: boolean) => ReadonlyArray<CheckCase>,
+  ours: (kernel: string) => boolean
+) {
   const gpu = yield* Gpu
   const report = yield* Report
   const large = report.size === "full"
-  const matrix = gpu.info.features.includes(matrixFeature)
+  const cases = casesOf(large, gpu.info.features.includes(matrixFeature))
+  const ways = waysOf(gpu.info, large)
   const verdicts: Array<Verdict> = []
-  const cases = [...trainingCases(matrix), ...layerCases(large), ...attentionCases(large), ...productCases(large)]
   for (const [i, one] of cases.entries()) {
-    yield* checkCase(one, (verdict) => {
+    yield* checkCase(one, ways, (verdict) => {
       verdicts.push(verdict)
       return report.add("verdicts", { ...verdict, error: round(verdict.error) })
     })
@@ -33,8 +37,17 @@ export const verification = Effect.gen(function* () {
       worstError: round(Math.max(0, ...verdicts.filter(({ ok }) => ok).map(({ error }) => error))),
       // Left out by what this device can do, or by what there is no case for.
       untouched: kernelNames
-        .filter((kernel) => !good.has(kernel))
+        .filter((kernel) => ours(kernel) && !good.has(kernel))
         .map((kernel) => ({ kernel, needs: kernelSpec(kernel).features }))
     })
   }
 })
+
+const isProduct = (kernel: string): boolean => /^(matmul|lora)_/.test(kernel)
+
+export const verification = check(
+  (large, matrix) => [...trainingCases(matrix), ...layerCases(large), ...attentionCases(large)],
+  (kernel) => !isProduct(kernel)
+)
+
+export const productVerification = check(productCases, isProduct)

@@ -5,8 +5,23 @@
  * A case records an operation with the `Ops` it is given. It is run once for each set of capabilities that leads to
  * other kernels; results are compared element by element: |x − y| ≤ tolerance · (|y| + rms(y)).
  */
-import { type AdapterInfo, Gpu, type GpuError, makeOps, type Ops, Tape, type Tensor } from "@srcode/gpu"
-import { Effect, type Scope } from "effect"
+import {
+  type AdapterInfo,
+  type Dispatch,
+  Gpu,
+  type GpuError,
+  type MatmulVariant,
+  makeOps,
+  matmulVariants,
+  type Ops,
+  onlyVariant,
+  planMemory,
+  rungOf,
+  type Tape,
+  type Tensor,
+  unusable
+} from "@srcode/gpu"
+import { Effect, Result, type Scope } from "effect"
 
 /** What an operation leaves in a tensor. */
 export interface Expected {
@@ -56,19 +71,62 @@ export const capabilitySets = (info: AdapterInfo): Readonly<Record<string, Adapt
   }
 }
 
+/** One way to choose kernels. */
+export interface Way {
+  readonly name: string
+  readonly info: AdapterInfo
+  readonly ops: Ops
+  /** How much wider tolerances are: products that round their operands to 16 bits. */
+  readonly coarse: number
+}
+
+/** Rungs that a driver on the processor compiles in reasonable time. */
+const quick: ReadonlyArray<MatmulVariant> = ["subgroup", "tiled", "gemv"]
+
+/**
+ * Every way: the sets of capabilities, then each rung of the matmul ladder that the device can run. `all` leaves out none;
+ * otherwise those with large unrolled texts are left to devices that are not `software`.
+ */
+export const waysOf = (info: AdapterInfo, all: boolean): ReadonlyArray<Way> => {
+  const rungs = matmulVariants.filter(
+    (variant) => unusable(info, variant) === undefined && (all || quick.includes(variant))
+  )
+  return [
+    ...Object.entries(capabilitySets(info)).map(([name, set]) => {
+      // The rungs of products are ways of their own: elsewhere the simplest serves.
+      const own = set === info ? info : { ...set, matmul: onlyVariant("tiled") }
+      return { name, info: own, ops: makeOps(own), coarse: 1 }
+    }),
+    ...rungs.map((variant) => {
+      const { family, parts } = rungOf(variant)
+      const own = { ...info, matmul: onlyVariant(variant) }
+      // 16-bit operands have 11 bits; two of them for one number nearly those of f32.
+      const coarse = family === "half" || family === "matrix" ? 40 / parts : 1
+      return { name: `rung ${variant}`, info: own, ops: makeOps(own), coarse }
+    })
+  ]
+}
+
 const unwritten = 12345.678
 
-/** Kernels with their constants, as a tape has them: what tells one variant from another. */
-const recorded = (record: Prepared["record"], ops: Ops) => {
-  const tape = new Tape()
-  record(tape, ops)
-  const dispatches = tape.entries.flatMap((entry) => (entry._tag === "Dispatch" ? [entry.dispatch] : []))
+/** The dispatches of a recording; on a device that only counts, so that nothing runs. */
+export const recorded = Effect.fnUntraced(function* (record: Prepared["record"], ops: Ops) {
+  let dispatches: ReadonlyArray<Dispatch> = []
+  yield* planMemory(() =>
+    Effect.flatMap(Gpu, (counting) =>
+      counting.submit("recorded", (tape) => {
+        record(tape, ops)
+        dispatches = tape.entries.flatMap((entry) => (entry._tag === "Dispatch" ? [entry.dispatch] : []))
+      })
+    )
+  )
   return {
-    failure: tape.failure,
+    dispatches,
     kernels: [...new Set(dispatches.map((d) => d.kernel))],
-    signature: dispatches.map((d) => `${d.kernel} ${JSON.stringify(d.constants)}`).join("; ")
+    /** Tells one choice of kernels from another. */
+    signature: dispatches.map((d) => `${d.kernel} ${JSON.stringify(d.constants)} ${d.grid.join("x")}`).join("; ")
   }
-}
+})
 
 /** The largest error in units of the tolerance; infinite for what is no number. */
 export const errorOf = (
@@ -105,9 +163,10 @@ const reset = Effect.fnUntraced(function* ({ initial, tensor }: Expected) {
     )
 })
 
-/** One case under every set of capabilities that leads to other kernels. Never fails: what goes wrong is a verdict. */
+/** One case in every way that leads to other kernels. Never fails: what goes wrong is a verdict. */
 export const checkCase = Effect.fn("check.case")(function* (
   { name, prepare }: CheckCase,
+  ways: ReadonlyArray<Way>,
   onVerdict: (verdict: Verdict) => Effect.Effect<void>
 ) {
   const gpu = yield* Gpu
@@ -122,31 +181,28 @@ export const checkCase = Effect.fn("check.case")(function* (
   const own = Effect.gen(function* () {
     const { outputs, record } = yield* prepare
     const seen = new Set<string>()
-    for (const [variant, info] of Object.entries(capabilitySets(gpu.info))) {
-      const ops = makeOps(info)
-      const { failure, kernels, signature } = recorded(record, ops)
-      if (seen.has(signature)) continue
-      seen.add(signature)
-      if (failure !== undefined) {
-        yield* onVerdict(failed(variant, kernels, failure.message))
+    for (const { coarse, name: variant, ops } of ways) {
+      const dry = yield* Effect.result(recorded(record, ops))
+      if (Result.isFailure(dry)) {
+        if (!seen.has(dry.failure.message)) yield* onVerdict(failed(variant, [], dry.failure.message))
+        seen.add(dry.failure.message)
         continue
       }
+      const { kernels, signature } = dry.success
+      if (seen.has(signature)) continue
+      seen.add(signature)
       const verdict = yield* Effect.gen(function* () {
         for (const output of outputs) yield* reset(output)
         yield* gpu.submit(`check ${name}`, (tape) => record(tape, ops))
         let error = 0
         for (const { at, expected, tensor, tolerance = 1e-4 } of outputs) {
           const actual: ArrayLike<number> = yield* gpu.read(tensor)
-          const own = typeof expected === "function" ? expected(actual) : errorOf(actual, expected, tolerance, at)
+          const own =
+            typeof expected === "function" ? expected(actual) : errorOf(actual, expected, tolerance * coarse, at)
           error = Math.max(error, own)
         }
-        const verdict: Verdict = {
-          case: name,
-          variant,
-          kernels,
-          ok: error <= 1,
-          error: Math.min(error, Number.MAX_VALUE)
-        }
+        const ok = error <= 1
+        const verdict: Verdict = { case: name, variant, kernels, ok, error: Math.min(error, Number.MAX_VALUE) }
         return verdict
       }).pipe(Effect.catch((error) => Effect.succeed(failed(variant, kernels, error.message))))
       yield* onVerdict(verdict)

@@ -17,6 +17,8 @@ interface Product {
   readonly residual?: boolean
   readonly accumulate?: boolean
   readonly extra?: number
+  /** Rows that are declared as the most there will be. */
+  readonly capacity?: number
   /** Check so many rows only. */
   readonly rows?: number
 }
@@ -87,6 +89,7 @@ const product = (p: Product, seed: number): CheckCase => ({
       ...(bias ? { bias: yield* f32(bias) } : {}),
       ...(residual ? { residual: yield* f32(residual) } : {}),
       ...(p.accumulate ? { accumulate: true } : {}),
+      ...(p.capacity === undefined ? {} : { capacity: p.capacity }),
       ...(extra ? { extra: { a: yield* f32(extra.a), b: yield* f32(extra.b), k: extra.k } } : {})
     }
     const all = Array.from({ length: m }, (_, i) => i)
@@ -115,7 +118,6 @@ const product = (p: Product, seed: number): CheckCase => ({
           initial: previous,
           expected,
           at: which.flatMap((r) => Array.from({ length: n }, (_, c) => r * n + c)),
-          // Variants that multiply in 16 bits round both operands to 11 bits before they add in 32.
           tolerance: 1e-4
         }
       ]
@@ -216,18 +218,24 @@ export const productCases = (large: boolean): ReadonlyArray<CheckCase> => {
     list.push(
       { layout, m: 11, n: 36, k: 24, bias: true, residual: true, extra: 8 },
       { layout, m: 130, n: 64, k: 96, alpha: 2, bias: true, residual: true, accumulate: true, extra: 16 },
-      { layout, m: 1, n: 5, k: 7, extra: 3, residual: true }
+      { layout, m: 1, n: 5, k: 7, extra: 3, residual: true },
+      // A long inner dimension for few columns is cut into parts that other workgroups add up.
+      { layout, m: 3, n: 24, k: 1024, capacity: 8, residual: true },
+      { layout, m: 40, n: 64, k: 640, capacity: 64, alpha: 0.5, bias: true, extra: 8 }
     )
     for (const storage of storages) {
       for (const [m, n, k] of [[1, 64, 96], [5, 33, 40], [70, 130, 64], ...even] as const) {
         list.push({ layout, m, n, k, storage })
       }
-      list.push({ layout, m: 33, n: 72, k: 64, storage, residual: true, extra: 8 })
+      list.push(
+        { layout, m: 33, n: 72, k: 64, storage, residual: true, extra: 8 },
+        { layout, m: 2, n: 64, k: 512, storage, capacity: 8, extra: 8 }
+      )
     }
     if (large) {
       for (const storage of storages) {
         list.push({ layout, m: 1000, n: 4608, k: 3584, storage, extra: 24, rows: 4 })
-        list.push({ layout, m: 2, n: 512, k: 18_944, storage })
+        list.push({ layout, m: 2, n: 512, k: 18_944, storage, capacity: 8 })
       }
     }
   }
