@@ -38,11 +38,12 @@ const climb = Effect.fnUntraced(function* (rung: Rung, ceilings: Ceilings, list:
   const gpu = yield* Gpu
   const report = yield* Report
   const seen = new Set<string>()
-  for (const { info, name: variant, ops } of waysOf(gpu.info, report.size === "full")) {
+  for (const { info, name: variant, ops, optional } of waysOf(gpu.info, report.size === "full")) {
     // Variants for drivers that compute on the processor crawl on hardware, and say nothing about it.
     if (info.software !== gpu.info.software) continue
     const dry = yield* Effect.result(recorded(rung.record, ops))
     if (Result.isFailure(dry)) {
+      if (optional === true) continue
       yield* report.add("problems", { part: `${rung.name} (${variant})`, problem: dry.failure.message })
       continue
     }

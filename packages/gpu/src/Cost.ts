@@ -86,7 +86,7 @@ const headDimOf = (v: Values): number => {
   if (v.head_dim !== undefined) return v.head_dim
   if (v.quads !== undefined) return 4 * v.quads
   if (v.QUADS !== undefined) return 4 * v.QUADS
-  if (v.HEAD_DIM !== undefined) return v.HEAD_DIM
+  if (v.FULL !== undefined) return 4 * (v.FULL * (v.SG ?? 0) + (v.REST ?? 0))
   return (v.PARTS ?? 0) * (v.SG ?? 0)
 }
 
@@ -94,6 +94,10 @@ const headDimOf = (v: Values): number => {
 const attention = (kernel: string, v: Values, keys: number): Omit<Cost, "estimated"> => {
   const { heads = 0, kv_heads = 0, rows = 0 } = v
   const D = headDimOf(v)
+  if (kernel === "attention_backward_delta") {
+    const lines = v.count ?? 0
+    return { flops: 2 * lines * D, bytes: 4 * (2 * lines * D + lines) }
+  }
   const [query, keyValue, stat] = [rows * heads * D, rows * kv_heads * D, 2 * rows * heads]
   const pairs = rows * heads * keys
   // S = qKᵀ and PV; paged, every row reads its own keys (a prompt's rows share theirs, which the parameters do not tell).
@@ -104,8 +108,11 @@ const attention = (kernel: string, v: Values, keys: number): Omit<Cost, "estimat
   if (kernel.includes("key_value")) {
     return { flops: 8 * pairs * D, bytes: 4 * (2 * query + 4 * keyValue + stat + rows) }
   }
-  // Recomputed S, dP, dQ, and the row sums of dO ∘ O.
+  // Recomputed S, dP, dQ; the row sums of dO ∘ O, which tiled kernels read as they find them.
   if (kernel.includes("backward")) {
+    if (/_(flash|matrix)/.test(kernel)) {
+      return { flops: 6 * pairs * D, bytes: 4 * (3 * query + 2 * keyValue + stat + rows) }
+    }
     return { flops: 6 * pairs * D + 2 * query, bytes: 4 * (4 * query + 2 * keyValue + 2 * stat + rows) }
   }
   return { flops: 4 * pairs * D, bytes: 4 * (2 * query + 2 * keyValue + stat + 2 * rows) }

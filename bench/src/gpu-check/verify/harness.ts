@@ -7,10 +7,12 @@
  */
 import {
   type AdapterInfo,
+  type AttentionVariant,
   type Dispatch,
   Gpu,
   type GpuError,
   type MatmulVariant,
+  makeAttention,
   makeOps,
   matmulVariants,
   type Ops,
@@ -78,13 +80,17 @@ export interface Way {
   readonly ops: Ops
   /** How much wider tolerances are: products that round their operands to 16 bits. */
   readonly coarse: number
+  /** It names a variant, which not every shape can take: a refusal is no fault. */
+  readonly optional?: boolean
 }
 
 /** Rungs that a driver on the processor compiles in reasonable time. */
 const quick: ReadonlyArray<MatmulVariant> = ["subgroup", "tiled", "gemv"]
 
+const attentionNames: ReadonlyArray<AttentionVariant> = ["invocation", "packed", "workgroup", "flash"]
+
 /**
- * Every way: the sets of capabilities, then each rung of the matmul ladder that the device can run. `all` leaves out none;
+ * Every way: the sets of capabilities, then each rung of the matmul ladder that the device can run, then each variant of attention. `all` leaves out none;
  * otherwise those with large unrolled texts are left to devices that are not `software`.
  */
 export const waysOf = (info: AdapterInfo, all: boolean): ReadonlyArray<Way> => {
@@ -103,7 +109,11 @@ export const waysOf = (info: AdapterInfo, all: boolean): ReadonlyArray<Way> => {
       // 16-bit operands have 11 bits; two of them for one number nearly those of f32.
       const coarse = family === "half" || family === "matrix" ? 40 / parts : 1
       return { name: `rung ${variant}`, info: own, ops: makeOps(own), coarse }
-    })
+    }),
+    ...attentionNames.map((variant) => ({
+      ...{ name: `attention ${variant}`, info, coarse: 1, optional: true },
+      ops: { ...makeOps(info), ...makeAttention(info, variant) }
+    }))
   ]
 }
 
@@ -181,9 +191,10 @@ export const checkCase = Effect.fn("check.case")(function* (
   const own = Effect.gen(function* () {
     const { outputs, record } = yield* prepare
     const seen = new Set<string>()
-    for (const { coarse, name: variant, ops } of ways) {
+    for (const { coarse, name: variant, ops, optional } of ways) {
       const dry = yield* Effect.result(recorded(record, ops))
       if (Result.isFailure(dry)) {
+        if (optional === true) continue
         if (!seen.has(dry.failure.message)) yield* onVerdict(failed(variant, [], dry.failure.message))
         seen.add(dry.failure.message)
         continue
