@@ -55,6 +55,7 @@ const plan: Plan = {
     fresh: Math.max(2, whole(values.new)),
     prefill: whole(values.prefill),
     rank: whole(values.rank),
+    checkpointing: values.checkpointing ? "layer" : "none",
     genBatch: values["gen-batch"].split(",").map(whole)
   },
   what: pieces.filter((piece) => values.what.split(",").includes(piece)),
@@ -138,7 +139,8 @@ const compare = Effect.gen(function* () {
   yield* Console.log(`srcode, ${values.preset}:`)
   const own = ["--preset", values.preset, "--device", device, "--ours", oursFile]
   const layers = values.layers === undefined ? [] : ["--layers", values.layers]
-  const ourProblem = yield* runSide(process.execPath, [process.argv[1] ?? "", ...own, ...layers, ...common])
+  const kept = values.checkpointing ? ["--checkpointing"] : []
+  const ourProblem = yield* runSide(process.execPath, [process.argv[1] ?? "", ...own, ...layers, ...kept, ...common])
   if (ourProblem !== undefined) yield* Console.log(`srcode is not measured any further: ${ourProblem}`)
   const [torch, ours] = [yield* sideOf(torchFile), yield* sideOf(oursFile)]
   const ratios = ratiosOf(ours?.rows ?? [], torch?.rows ?? [])

@@ -27,6 +27,7 @@ export interface Plan {
     readonly fresh: number
     readonly prefill: number
     readonly rank: number
+    readonly checkpointing: Sizes["checkpointing"]
     readonly genBatch: ReadonlyArray<number>
   }
   readonly what: ReadonlyArray<string>

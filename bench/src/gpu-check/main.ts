@@ -21,7 +21,7 @@ const sections = {
   capabilities: { seconds: 45, run: capabilities },
   verification: { seconds: 60, run: verification },
   products: { seconds: 120, run: productVerification },
-  matmul: { seconds: 90, run: productLadder },
+  matmul: { seconds: 100, run: productLadder },
   large: { seconds: 150, run: largeModel },
   small: { seconds: 60, run: smallModel },
   attention: { seconds: 50, run: attentionLadder },

@@ -50,25 +50,35 @@ const model = Effect.fnUntraced(function* (preset: string, sizes: Sizes, pieces:
   }
 }, Effect.scoped)
 
-const tiny: Sizes = { batch: 2, sequence: 12, prompt: 5, steps: 9, rank: 4 }
+const tiny: Sizes = { batch: 2, sequence: 12, prompt: 5, steps: 9, rank: 4, checkpointing: "none" }
 
 export const largeModel = Effect.gen(function* () {
   const { size } = yield* Report
   const full = size === "full"
-  const sizes = full ? { batch: 2, sequence: 2048, prompt: 256, steps: 32, rank: 8 } : tiny
+  const sizes = full
+    ? { batch: 2, sequence: 2048, prompt: 256, steps: 32, rank: 8, checkpointing: "none" as const }
+    : tiny
   yield* model(full ? "qwen2.5-coder-7b" : "tiny-llama", sizes, [
     { title: "5 LoRA steps", workload: "sft", sizes: {}, rounds: full ? 3 : 1, trace: "trace-sft.json" },
     { title: "decode, batch 1", workload: "decode", sizes: { batch: 1 }, rounds: 2, trace: "trace-decode.json" },
-    { title: "decode, batch 64", workload: "decode", sizes: { batch: full ? 64 : 3 }, rounds: 1 },
+    {
+      title: "decode, batch 64",
+      workload: "decode",
+      sizes: full ? { batch: 64, prompt: 64 } : { batch: 3 },
+      rounds: 1
+    },
     { title: "log-probabilities", workload: "logprob", sizes: {}, rounds: 2 },
-    { title: "prefill", workload: "prefill", sizes: { batch: 1, prompt: full ? 2048 : 7 }, rounds: 2 }
+    { title: "prefill", workload: "prefill", sizes: { batch: 1, prompt: full ? 2048 : 7 }, rounds: 2 },
+    { title: "LoRA step, kept by layer", workload: "sft", sizes: { checkpointing: "layer" }, rounds: 1 }
   ])
 })
 
 export const smallModel = Effect.gen(function* () {
   const { size } = yield* Report
   const full = size === "full"
-  const sizes = full ? { batch: 8, sequence: 512, prompt: 256, steps: 32, rank: 8 } : tiny
+  const sizes = full
+    ? { batch: 8, sequence: 512, prompt: 256, steps: 32, rank: 8, checkpointing: "none" as const }
+    : tiny
   yield* model(full ? "qwen2.5-coder-0.5b" : "tiny-qwen2", sizes, [
     { title: "training step", workload: "sft", sizes: {}, rounds: full ? 3 : 1 },
     { title: "decode, batch 1", workload: "decode", sizes: { batch: 1 }, rounds: full ? 3 : 1 },

@@ -49,7 +49,8 @@ export const sizesOf = (config: ModelConfig, given: ProfileOptions["sizes"]): Si
     sequence: given.sequence ?? (small ? 110 : 2048),
     prompt: given.prompt ?? (small ? 40 : 256),
     steps: given.steps ?? 32,
-    rank: given.rank ?? 8
+    rank: given.rank ?? 8,
+    checkpointing: given.checkpointing ?? "none"
   }
 }
 
@@ -100,11 +101,18 @@ export const openForBench = Effect.fn("bench.openModel")(function* (choice: Mode
 })
 
 /** What of the sizes the model and the device cannot do, as one line. */
-const problemOf = (decoder: Decoder, sizes: Sizes, rows: number): string | undefined => {
+const problemOf = (
+  decoder: Decoder,
+  sizes: Sizes,
+  names: ReadonlyArray<WorkloadName>,
+  rows: number
+): string | undefined => {
+  const whole = names.includes("sft") || names.includes("logprob")
+  const generated = names.includes("prefill") || names.includes("decode")
   const { positions } = decoder.rope
-  const longest = Math.max(sizes.sequence, sizes.prompt + sizes.steps + 1)
+  const longest = Math.max(whole ? sizes.sequence : 0, generated ? sizes.prompt + sizes.steps + 1 : 0)
   if (longest > positions) return `sequences of ${longest} tokens exceed the model's ${positions}; shorten them`
-  const widest = sizes.batch * Math.max(sizes.sequence, sizes.prompt)
+  const widest = whole ? sizes.batch * sizes.sequence : 0
   if (widest > rows)
     return `${widest} tokens at once exceed the ${rows} that a buffer of this device holds; lower --batch or --sequence`
   return undefined
@@ -125,7 +133,7 @@ export const profileModel = Effect.fn("bench.profile")(function* (options: Profi
   yield* Console.log(renderCeilings(ceilings))
   const { decoder, name, precision } = yield* openForBench(options, 4096)
   const sizes = sizesOf(decoder.config, options.sizes)
-  const problem = problemOf(decoder, sizes, rowLimit(decoder.config, info))
+  const problem = problemOf(decoder, sizes, options.workloads, rowLimit(decoder.config, info))
   if (problem !== undefined) return yield* invalid(problem)
   const profiles: Array<WorkloadProfile> = []
   for (const workload of options.workloads) {

@@ -5,12 +5,14 @@
 import { type CostHints, Gpu, type GpuError } from "@srcode/gpu"
 import {
   allocLora,
+  type Checkpointing,
   type Decoder,
   initialLora,
   loraLength,
   type ModelError,
   makeGenerator,
-  makeScorer
+  makeScorer,
+  rowLimit
 } from "@srcode/model"
 import { makeLanguageModelTrainer, type TrainerError } from "@srcode/trainer"
 import { Effect, type Scope } from "effect"
@@ -29,6 +31,8 @@ export interface Sizes {
   readonly steps: number
   /** Rank of the adapter; alpha is twice that. */
   readonly rank: number
+  /** What a training step keeps for its backward pass. */
+  readonly checkpointing: Checkpointing
 }
 
 /** One piece of work that has its buffers and can be run again and again. */
@@ -59,7 +63,7 @@ type Prepare = (
   sizes: Sizes
 ) => Effect.Effect<Prepared, GpuError | ModelError | TrainerError, Gpu | Scope.Scope>
 
-const sft: Prepare = (decoder, { batch, rank, sequence }) =>
+const sft: Prepare = (decoder, { batch, checkpointing, rank, sequence }) =>
   Effect.gen(function* () {
     const gpu = yield* Gpu
     const { config } = decoder
@@ -68,7 +72,8 @@ const sft: Prepare = (decoder, { batch, rank, sequence }) =>
     initial.set(initialLora(config, rank, quickUniforms(99)))
     yield* gpu.write(lora.params.flat, initial)
     const rows = randomIds(batch, sequence, config.vocabSize).map((ids) => ({ ids, loss: () => true }))
-    const trainer = yield* makeLanguageModelTrainer(decoder, { lora }, { stage: "sft", capacity: batch * sequence })
+    const options = { stage: "sft", capacity: batch * sequence, checkpointing }
+    const trainer = yield* makeLanguageModelTrainer(decoder, { lora }, options)
     let step = 0
     const run = Effect.suspend(() => trainer.step(rows, adam, ++step))
     return { run, label: undefined, tokens: batch * sequence, steps: 1, hints: causal(sequence) }
@@ -82,14 +87,19 @@ const logprob: Prepare = (decoder, { batch, sequence }) =>
     return { run, label: undefined, tokens: batch * sequence, steps: 1, hints: causal(sequence) }
   })
 
+/** Prompt tokens of a pass at most. */
+const largestPrefill = 8192
+
 /** Without end tokens, so that every sequence goes to its length. */
 const generation = (decoder: Decoder, { batch, prompt, steps }: Sizes) =>
   Effect.gen(function* () {
+    const { info } = yield* Gpu
     const endless = { ...decoder, config: { ...decoder.config, eosTokenIds: [] } }
     const generator = yield* makeGenerator(endless, {
       slots: batch,
       capacity: prompt + steps + 1,
-      prefill: batch * prompt,
+      // Long prompts of many sequences take several passes.
+      prefill: Math.min(batch * prompt, largestPrefill, rowLimit(decoder.config, info)),
       rank: 1
     })
     const requests = randomIds(batch, prompt, decoder.config.vocabSize).map((ids, stream) => ({ ids, stream }))

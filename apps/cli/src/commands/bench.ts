@@ -44,6 +44,10 @@ export const bench = Command.make(
     prompt: size("prompt", "Tokens of a prompt"),
     steps: size("steps", "Tokens decoded after a prompt (default 32)"),
     rank: size("rank", "Rank of the trained adapter (default 8)"),
+    checkpointing: Flag.Literals("checkpointing", ["none", "selective", "layer"]).pipe(
+      Flag.withDescription("What a training step keeps for its backward pass"),
+      Flag.withDefault("none" as const)
+    ),
     rounds: Flag.Int("rounds").pipe(
       Flag.withDescription("Ordinary runs, of which the median counts"),
       Flag.withSchema(positive),
@@ -70,7 +74,8 @@ export const bench = Command.make(
         sequence: given(flags.sequence),
         prompt: given(flags.prompt),
         steps: given(flags.steps),
-        rank: given(flags.rank)
+        rank: given(flags.rank),
+        checkpointing: flags.checkpointing
       },
       rounds: flags.rounds,
       trace: given(flags.trace),
