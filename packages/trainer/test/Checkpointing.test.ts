@@ -222,6 +222,28 @@ layer(DeviceLayer)("passes", (it) => {
     }).pipe(Effect.scoped)
   )
 
+  it.effect("PPO and the reward model allocate what was planned for them", () =>
+    Effect.gen(function* () {
+      const gpu = yield* Gpu
+      const { decoder } = yield* tinyDecoder()
+      const live = Effect.map(gpu.memory, (m) => m.live)
+      for (const checkpointing of modes) {
+        const ppo = yield* ppoConfig({ checkpointing })
+        const settings = { steps: 1, batchSize: 4, lr: 1e-2, rank, alpha: 4, clip: 1, seed: 1, capacity: 64 }
+        for (const make of [
+          makePpoTrainer(decoder, ppo, identity()),
+          makeRewardModel(decoder, { ...settings, checkpointing })
+        ]) {
+          const plan = yield* planMemory(() => make)
+          const before = yield* live
+          const after = yield* Effect.scoped(Effect.andThen(make, live))
+          assert.strictEqual(after - before, plan.total, checkpointing)
+          assert.strictEqual(yield* live, before)
+        }
+      }
+    }).pipe(Effect.scoped)
+  )
+
   it.effect("a binding that is too small for a pass makes it shorter", () =>
     Effect.gen(function* () {
       const gpu = yield* Gpu
