@@ -231,8 +231,8 @@ layer(DeviceLayer)("passes", (it) => {
         const ppo = yield* ppoConfig({ checkpointing })
         const settings = { steps: 1, batchSize: 4, lr: 1e-2, rank, alpha: 4, clip: 1, seed: 1, capacity: 64 }
         for (const make of [
-          makePpoTrainer(decoder, ppo, identity()),
-          makeRewardModel(decoder, { ...settings, checkpointing })
+          Effect.asVoid(makePpoTrainer(decoder, ppo, identity())),
+          Effect.asVoid(makeRewardModel(decoder, { ...settings, checkpointing }))
         ]) {
           const plan = yield* planMemory(() => make)
           const before = yield* live
