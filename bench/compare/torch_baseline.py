@@ -136,7 +136,10 @@ class Decoder(nn.Module):
         other = None if tied else torch.randn(vocab, h, device=device, dtype=dtype) * 0.02
         self.head = self.embed if tied else nn.Parameter(other, requires_grad=False)
         d = c["head_dim"]
-        angle = torch.arange(positions, device=device)[:, None] * (
+        scaling = c.get("rope_scaling") or {}
+        linear = scaling.get("rope_type", scaling.get("type")) == "linear"
+        position = torch.arange(positions, device=device) / (scaling["factor"] if linear else 1)
+        angle = position[:, None] * (
             c["rope_theta"] ** (-torch.arange(0, d, 2, device=device).float() / d)
         )
         both = torch.cat((angle, angle), -1)

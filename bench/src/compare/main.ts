@@ -73,6 +73,8 @@ const huggingFace = (c: ModelConfig) => ({
   vocab_size: c.vocabSize,
   rms_norm_eps: c.rmsNormEps,
   rope_theta: c.ropeTheta,
+  // Llama 3's scaling only changes a table; its timings are those without.
+  rope_scaling: c.ropeScaling?.kind === "linear" ? { rope_type: "linear", factor: c.ropeScaling.factor } : null,
   tie_word_embeddings: c.tieWordEmbeddings,
   attention_bias: c.attentionBias,
   qk_norm: c.qkNorm
