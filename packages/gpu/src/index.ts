@@ -1,10 +1,13 @@
 /** The compute device: service, errors, tensors, typed recorder, and the typed launches of every kernel. */
+
+export * as Calibration from "./Calibration.ts"
 export * from "./Cost.ts"
 export * from "./Gpu.ts"
 export * as GpuDawn from "./GpuDawn.ts"
 export { type DeviceChoice, deviceChoices, type GpuOptions } from "./GpuDawn.ts"
 export * from "./GpuError.ts"
 export * from "./Kernel.ts"
+export * from "./MatmulMeasure.ts"
 export * from "./MatmulVariant.ts"
 export * from "./Matrix.ts"
 export * from "./MatrixPack.ts"
