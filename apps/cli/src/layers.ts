@@ -2,7 +2,7 @@
 import { Analyzer, CodeQl } from "@srcode/codeql"
 import { CorpusJudge, Dataset } from "@srcode/dataset"
 import { UserError } from "@srcode/domain"
-import { type DeviceChoice, deviceChoices, Gpu, GpuDawn, gpuError, NoAdapter } from "@srcode/gpu"
+import { Calibration, type DeviceChoice, deviceChoices, Gpu, GpuDawn, gpuError, NoAdapter } from "@srcode/gpu"
 import { Progress } from "@srcode/pipeline"
 import { Sandbox } from "@srcode/sandbox"
 import { Teacher, TeacherChat, TeacherReplay, TeacherRules } from "@srcode/teacher"
@@ -45,9 +45,12 @@ export const chosenDevice = Effect.gen(function* () {
   )
 })
 
-/** The compute device that the command line asked for, and training on it. */
+/** The compute device that the command line asked for, as it is. */
+export const deviceLayerFromFlags = Layer.unwrap(Effect.map(chosenDevice, gpuLayer))
+
+/** The same with the kernels that suit it best (hardware is calibrated once, see docs/setup.md), and training on it. */
 export const gpuLayerFromFlags = Trainer.layer.pipe(
-  Layer.provideMerge(Layer.unwrap(Effect.map(chosenDevice, gpuLayer)))
+  Layer.provideMerge(Calibration.layer.pipe(Layer.provide(deviceLayerFromFlags)))
 )
 
 /** Who teaches: the embedded rules, a chat-completions server (`SRCODE_TEACHER_URL`, `_MODEL`, `_KEY`), or recorded answers. */

@@ -8,7 +8,7 @@ import { Gpu } from "@srcode/gpu"
 import { Sandbox } from "@srcode/sandbox"
 import { Console, Effect, Layer, Result } from "effect"
 import { Command, Flag } from "effect/cli"
-import { gpuLayerFromFlags } from "../layers.ts"
+import { deviceLayerFromFlags } from "../layers.ts"
 
 interface Diagnosis {
   readonly node: string
@@ -29,7 +29,7 @@ const kind = (adapter: Adapter): string =>
 
 const diagnose = Effect.gen(function* () {
   const adapter = yield* Gpu.use((gpu) => Effect.succeed(gpu.info)).pipe(
-    Effect.provide(gpuLayerFromFlags),
+    Effect.provide(deviceLayerFromFlags),
     Effect.result
   )
   const { analyzers, sandbox } = yield* Effect.gen(function* () {
