@@ -4,7 +4,7 @@ import { Effect, Stream } from "effect"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
 import { environment } from "../environment.ts"
 import { time } from "../measure.ts"
-import { matrixFeature, measureCeilings } from "../profile/ceilings.ts"
+import { hasMatrixUnits, measureCeilings } from "../profile/ceilings.ts"
 import { guarded, Report } from "./Report.ts"
 
 /** The whole standard output of a program, whatever its exit code. */
@@ -45,7 +45,7 @@ export const capabilities = Effect.gen(function* () {
   const report = yield* Report
   yield* report.set("environment", yield* environment)
   yield* report.set("adapter", gpu.info)
-  yield* report.set("matrixUnits", gpu.info.features.includes(matrixFeature))
+  yield* report.set("matrixUnits", hasMatrixUnits(gpu.info))
   yield* guarded(
     "doctor",
     Effect.flatMap(outputOf(process.execPath, [doctor, "doctor", "--json"]), (text) =>

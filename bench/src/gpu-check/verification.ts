@@ -1,7 +1,7 @@
 /** Every variant of every operation against its oracle on this device, and which kernels that leaves untouched. */
 import { Gpu, kernelNames, kernelSpec } from "@srcode/gpu"
 import { Effect } from "effect"
-import { matrixFeature } from "../profile/ceilings.ts"
+import { hasMatrixUnits } from "../profile/ceilings.ts"
 import { Report } from "./Report.ts"
 import { attentionCases } from "./verify/attention.ts"
 import { type CheckCase, checkCase, type Verdict, waysOf } from "./verify/harness.ts"
@@ -19,7 +19,7 @@ const check = Effect.fnUntraced(function* (
   const gpu = yield* Gpu
   const report = yield* Report
   const large = report.size === "full"
-  const cases = casesOf(large, gpu.info.features.includes(matrixFeature))
+  const cases = casesOf(large, hasMatrixUnits(gpu.info))
   const ways = waysOf(gpu.info, large)
   const verdicts: Array<Verdict> = []
   for (const [i, one] of cases.entries()) {

@@ -1,5 +1,15 @@
 /** What this device can do at most, measured: a copy, f32 arithmetic without memory, and the matrix units without memory. */
-import { type Ceilings, costOf, Gpu, makeOps, probeElements, type Tape, Tape as TapeOf } from "@srcode/gpu"
+import {
+  type AdapterInfo,
+  type Ceilings,
+  costOf,
+  Gpu,
+  makeOps,
+  probeElements,
+  type Tape,
+  Tape as TapeOf,
+  unusable
+} from "@srcode/gpu"
 import { Effect } from "effect"
 import { time } from "../measure.ts"
 
@@ -9,7 +19,8 @@ const sizes = {
   software: { copy: 1 << 22, groups: 64, rounds: 256, matrixGroups: 8, matrixRounds: 64 }
 } as const
 
-export const matrixFeature = "chromium-experimental-subgroup-matrix"
+/** Whether the device multiplies tiles of 16 x 16 halves with f32 sums. */
+export const hasMatrixUnits = (info: AdapterInfo): boolean => unusable(info, "matrix16") === undefined
 
 /** Seconds of the fastest of `rounds` runs of one dispatch: from timestamps, else by the clock. */
 const fastest = Effect.fnUntraced(function* (rounds: number, record: (tape: Tape) => void) {
@@ -50,7 +61,7 @@ export const measureCeilings = Effect.fn("bench.ceilings")(function* (rounds = 5
       return yield* fastest(rounds, (tape) => ops.probeFma(tape, { out, rounds: turns, groups, a: 0.999, b: 0.001 }))
     })
   )
-  const matrix = gpu.info.features.includes(matrixFeature)
+  const matrix = hasMatrixUnits(gpu.info)
     ? yield* Effect.scoped(
         Effect.gen(function* () {
           const { matrixGroups: groups, matrixRounds: turns } = size
