@@ -4,9 +4,9 @@
  */
 import { parseArgs } from "node:util"
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
-import { deviceChoices, Gpu, GpuDawn } from "@srcode/gpu"
+import { Calibration, deviceChoices, Gpu, GpuDawn } from "@srcode/gpu"
 import type { ModelConfig } from "@srcode/model"
-import { Console, Effect, FileSystem, Path, Stream } from "effect"
+import { Console, Effect, FileSystem, Layer, Path, Stream } from "effect"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
 import { deviceSlug, environment } from "../environment.ts"
 import { writeAtomic } from "../gpu-check/Report.ts"
@@ -93,7 +93,7 @@ const alone = (file: string) =>
       return writeAtomic(file, { ...own, rows }).pipe(Effect.provideService(FileSystem.FileSystem, fs), Effect.orDie)
     })
     return 0
-  }).pipe(Effect.scoped, Effect.provide(GpuDawn.layerWith({ device })))
+  }).pipe(Effect.scoped, Effect.provide(Calibration.layer.pipe(Layer.provide(GpuDawn.layerWith({ device })))))
 
 /** Runs a side to its end; the last line it said on stderr where it failed. */
 const runSide = Effect.fnUntraced(function* (program: string, args: ReadonlyArray<string>) {

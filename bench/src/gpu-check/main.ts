@@ -6,9 +6,10 @@
  */
 import { parseArgs } from "node:util"
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
-import { type DeviceChoice, deviceChoices, type Gpu, GpuDawn } from "@srcode/gpu"
-import { Clock, Console, Effect, FileSystem, Option, Path, type Scope } from "effect"
+import { Calibration, type DeviceChoice, deviceChoices, type Gpu, GpuDawn } from "@srcode/gpu"
+import { Clock, Console, Effect, FileSystem, Layer, Option, Path, type Scope } from "effect"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
+import { calibration } from "./calibration.ts"
 import { capabilities } from "./capabilities.ts"
 import { attentionLadder, productLadder } from "./ladder.ts"
 import { consistency, largeModel, smallModel } from "./models.ts"
@@ -19,23 +20,25 @@ import { productVerification, verification } from "./verification.ts"
 /** In the order of what would be missed most; seconds that each may take at most. */
 const sections = {
   capabilities: { seconds: 45, run: capabilities },
+  calibration: { seconds: 90, run: calibration },
   verification: { seconds: 60, run: verification },
-  products: { seconds: 120, run: productVerification },
-  matmul: { seconds: 100, run: productLadder },
   large: { seconds: 150, run: largeModel },
-  small: { seconds: 60, run: smallModel },
+  matmul: { seconds: 100, run: productLadder },
+  products: { seconds: 120, run: productVerification },
   attention: { seconds: 50, run: attentionLadder },
+  small: { seconds: 60, run: smallModel },
   consistency: { seconds: 60, run: consistency }
 } as const
 type SectionName = keyof typeof sections
 const names: ReadonlyArray<SectionName> = [
   "capabilities",
+  "calibration",
   "verification",
-  "products",
-  "matmul",
   "large",
-  "small",
+  "matmul",
+  "products",
   "attention",
+  "small",
   "consistency"
 ]
 
@@ -53,6 +56,9 @@ const device: DeviceChoice = deviceChoices.find((d) => d === values.device) ?? "
 const size: Size = values.size === "tiny" ? "tiny" : "full"
 const wanted = names.filter((name) => values.only === "" || values.only.split(",").includes(name))
 
+/** Whole models run as they do for users: with the rungs that calibration found. */
+const tuned: ReadonlyArray<SectionName> = ["large", "small", "consistency"]
+
 /** One section in this process. */
 const alone = (name: SectionName) =>
   Effect.gen(function* () {
@@ -61,9 +67,10 @@ const alone = (name: SectionName) =>
     // Typed as one of them: the sections differ in what they can fail with.
     const work: Effect.Effect<void, unknown, Gpu | Report | NodeServices.NodeServices | Scope.Scope> =
       sections[name].run
+    const plain = GpuDawn.layerWith({ device })
     yield* work.pipe(
       Effect.scoped,
-      Effect.provide(GpuDawn.layerWith({ device })),
+      Effect.provide(tuned.includes(name) ? Calibration.layer.pipe(Layer.provide(plain)) : plain),
       Effect.catchCause((cause) => report.add("problems", { part: name, problem: String(cause).slice(0, 2000) })),
       Effect.provideService(Report, report)
     )
@@ -78,7 +85,7 @@ interface Outcome {
 }
 
 /** One section in a process of its own, within `limit` seconds. */
-const spawned = Effect.fnUntraced(function* (name: SectionName, limit: number) {
+const spawned = Effect.fnUntraced(function* (name: SectionName, limit: number, cache: string) {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
   const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
@@ -88,6 +95,8 @@ const spawned = Effect.fnUntraced(function* (name: SectionName, limit: number) {
     const handle = yield* spawner.spawn(
       ChildProcess.make(process.execPath, [process.argv[1] ?? "", ...args], {
         ...{ stdout: "inherit", stderr: "inherit", extendEnv: true },
+        // What is calibrated here is this run's finding, not one of another day.
+        env: { SRCODE_CACHE: cache },
         // What hangs in a driver hears nothing.
         killSignal: "SIGKILL"
       })
@@ -120,6 +129,7 @@ const all = Effect.gen(function* () {
     return 1
   }
   yield* fs.makeDirectory(values.out, { recursive: true })
+  const cache = yield* fs.makeTempDirectoryScoped({ prefix: "srcode-gpu-check-" })
   const file = path.join(values.out, "gpu-check.json")
   const end = (yield* Clock.currentTimeMillis) + minutes * 60_000
   const report: Record<string, Outcome> = {}
@@ -131,7 +141,7 @@ const all = Effect.gen(function* () {
       good = false
       continue
     }
-    const outcome = yield* spawned(name, Math.min(sections[name].seconds, left))
+    const outcome = yield* spawned(name, Math.min(sections[name].seconds, left), cache)
     report[name] = outcome
     yield* writeAtomic(file, { size, minutes, sections: report })
     const { lines, ok } = summarise(name, outcome.found)
@@ -142,7 +152,7 @@ const all = Effect.gen(function* () {
   yield* writeAtomic(file, { size, minutes, sections: report })
   yield* Console.log(`${good ? "all verified" : "NOT all verified"}; written to ${file}`)
   return good ? 0 : 1
-})
+}).pipe(Effect.scoped)
 
 const section = names.find((name) => name === values.section)
 NodeRuntime.runMain(

@@ -114,6 +114,8 @@ export const consistency = Effect.gen(function* () {
   const gpu = yield* Gpu
   const report = yield* Report
   const { config, decoder } = yield* loadModel(tinyCoderDirectory, { maxTokens: 256 })
+  // Rungs that round operands to 16 bits are held to less: the device's own choice may be one.
+  const least = gpu.info.matmul === undefined ? 1 : 40
   const one = ids(1, 60, config.vocabSize)
   const others = [2, 3, 4].map((seed) => ids(seed, 17 * seed, config.vocabSize))
   const [alone = []] = yield* scored(decoder, [one])
@@ -137,7 +139,7 @@ export const consistency = Effect.gen(function* () {
         const difference = apart(alone, own)
         yield* report.add("holds", {
           what: `log-probabilities agree: ${name}`,
-          ok: difference < 1e-3 * coarse,
+          ok: difference < 1e-3 * Math.max(coarse, least),
           difference
         })
         const ok = own.length === 59 && own.every((x, i) => Object.is(x, among[i]))
@@ -168,7 +170,7 @@ export const consistency = Effect.gen(function* () {
       )
       yield* report.add("holds", {
         what: "drawn log-probabilities are those of the scorer",
-        ok: difference < 2e-2,
+        ok: difference < 1e-3 * least,
         difference
       })
     }).pipe(Effect.scoped)

@@ -14,6 +14,14 @@ const Findings = Schema.Struct({
       untouched: Schema.Array(Schema.Struct({ kernel: Schema.String, needs: Schema.Array(Schema.String) }))
     })
   ),
+  calibration: Schema.optionalKey(
+    Schema.NullOr(
+      Schema.Struct({
+        byClass: Schema.Record(Schema.String, Schema.String),
+        dropped: Schema.Array(Schema.Struct({ variant: Schema.String, where: Schema.String, reason: Schema.String }))
+      })
+    )
+  ),
   holds: Schema.optionalKey(Schema.Array(Schema.Struct({ what: Schema.String, ok: Schema.Boolean }))),
   matmul: Schema.optionalKey(
     Schema.Array(
@@ -72,7 +80,16 @@ export const summarise = (
 ): { readonly lines: ReadonlyArray<string>; readonly ok: boolean } => {
   const decoded = Schema.decodeUnknownOption(Findings)(found)
   if (Option.isNone(decoded)) return { lines: [`${name} left nothing that can be read`], ok: false }
-  const { attention = [], ceilings, holds = [], matmul = [], problems = [], summary, work = [] } = decoded.value
+  const {
+    attention = [],
+    calibration,
+    ceilings,
+    holds = [],
+    matmul = [],
+    problems = [],
+    summary,
+    work = []
+  } = decoded.value
   const lines: Array<string> = problems.map(
     ({ part, problem }) => `PROBLEM ${part}: ${problem.split("\n")[0]?.slice(0, 200)}`
   )
@@ -90,6 +107,10 @@ export const summarise = (
     lines.push(
       `${summary.untouched.length} kernels not reached: ${summary.untouched.map(({ kernel }) => kernel).join(", ")}`
     )
+  }
+  if (calibration) {
+    lines.push(...Object.entries(calibration.byClass).map(([kind, rung]) => `${kind}: ${rung}`))
+    lines.push(...calibration.dropped.map((d) => `dropped ${d.variant} ${d.where}: ${d.reason.slice(0, 150)}`))
   }
   lines.push(...holds.map(({ ok, what }) => `${ok ? "holds" : "DOES NOT HOLD"}: ${what}`))
   for (const r of matmul)
