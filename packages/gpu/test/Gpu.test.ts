@@ -280,7 +280,7 @@ describe("kernel texts", () => {
   it.effect("a text that differs from the manifest is refused on every use, the others still work", () =>
     Effect.gen(function* () {
       const folder = yield* withChanged("swiglu/forward.wgsl", "fn main() {}")
-      const gpu = yield* makeDevice({ device: "null" }, folder)
+      const gpu = yield* makeDevice({ device: "null" }, { root: folder })
       for (let i = 0; i < 2; i++) {
         const error = yield* Effect.flip(gpu.compile(["swiglu_forward"]))
         assert.strictEqual(error.reason._tag, "ShaderInvalid")

@@ -19,7 +19,7 @@ import type { ElementType, Tensor } from "../Tensor.ts"
 import { bufferBytes, largestBuffer } from "./counter.ts"
 import { encodeTape } from "./encode.ts"
 import { matrixConfigs } from "./matrix-configs.ts"
-import { type Compiled, makePipelines } from "./pipelines.ts"
+import { type Compiled, type KernelTexts, makePipelines } from "./pipelines.ts"
 import { makeScratch } from "./scratch.ts"
 import { makeTimestamps, type Timestamps } from "./timestamps.ts"
 
@@ -120,8 +120,8 @@ const acquire = (choice: DeviceChoice) =>
     return yield* refuse(hints[choice])
   })
 
-/** `kernels` is the folder of the kernel texts, another one only in tests. */
-export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, kernels?: URL) {
+/** `kernels` are other texts, only in tests. */
+export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, kernels?: KernelTexts) {
   const { instance, adapter, info } = yield* acquire(options.device)
   const features = wantedFeatures.filter((f) => adapter.features.has(f))
   const requiredLimits: Record<string, number> = {}

@@ -7,6 +7,7 @@ import { subgroupTile } from "../MatmulVariant.ts"
 import { grid1d, maxGroups, type Tape } from "../Tape.ts"
 import type { Tensor } from "../Tensor.ts"
 import { flashBackward, flashFits, flashForward } from "./flash.ts"
+import { matrixBackward, matrixFits, matrixForward } from "./flashMatrix.ts"
 import { fits, groupSize, type HeadShape } from "./layer.ts"
 
 type F = Tensor<"f32">
@@ -20,15 +21,18 @@ const narrowHead = 64
 
 /**
  * "invocation": one invocation a head; "packed": neighbouring rows share the loads of their keys by broadcast; "workgroup": a
- * workgroup a head; "flash": scalar tiles.
+ * workgroup a head; "flash": scalar tiles; "matrix": tiles on matrix units, in 16-bit floats with 32-bit sums.
  */
-export type AttentionVariant = "invocation" | "packed" | "workgroup" | "flash"
+export type AttentionVariant = "invocation" | "packed" | "workgroup" | "flash" | "matrix"
 
 /** The variants of packed self-attention that this device has for such a shape, the preferred one first. */
 export const attentionVariants = (info: AdapterInfo, x: HeadShape): ReadonlyArray<AttentionVariant> => {
   const SG = subgroupTile(info)
   const quick = SG > 0 && x.headDim % SG === 0 && Math.ceil((x.rows * x.heads) / x.kvHeads / SG) <= maxGroups
-  const flash = flashFits(info, x) ? (["flash"] as const) : []
+  const flash = [
+    ...(matrixFits(info, x) ? (["matrix"] as const) : []),
+    ...(flashFits(info, x) ? (["flash"] as const) : [])
+  ]
   if (!info.software) return [...flash, "workgroup", "invocation"]
   const narrow = ["invocation", "workgroup", ...flash] as const
   if (x.headDim > narrowHead) return ["workgroup", ...flash]
@@ -91,6 +95,7 @@ export const makeAttention = (info: AdapterInfo, forced?: AttentionVariant) => {
       const variant = x.packed === true ? choose(tape, x) : narrow(x) ? "invocation" : "workgroup"
       const shared = variant === "packed" ? packed(x, count / x.kvHeads) : undefined
       if (shared) tape.dispatch("attention_forward_packed", bindings, scalars(x), ...shared)
+      else if (variant === "matrix") matrixForward(info, tape, x)
       else if (variant === "flash") flashForward(info, tape, x)
       else if (variant === "workgroup")
         tape.dispatch("attention_forward_workgroup", bindings, { ...scalars(x), quads: QUADS }, grid1d(count, 1))
@@ -163,6 +168,7 @@ export const makeAttention = (info: AdapterInfo, forced?: AttentionVariant) => {
       const keyValue = { q: x.q, k: x.k, v: x.v, d_o: x.dO, stat: x.stat, q_end: x.qEnd, dk: x.dk, dv: x.dv }
       const wide = { ...scalars(x), quads: QUADS }
       const variant = choose(tape, x)
+      if (variant === "matrix") return matrixBackward(info, tape, x)
       if (variant === "flash") return flashBackward(info, tape, x)
       const [byQuery, byKey] = [packed(x, queries / x.kvHeads), packed(x, x.rows)]
       if (variant === "packed" && byQuery && byKey) {

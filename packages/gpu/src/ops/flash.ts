@@ -1,6 +1,6 @@
 /**
- * Launches of the tiled (flash) attention kernels: scalar tiles, and tiles on matrix units. Which of them a shape gets is
- * decided in attention.ts. A tile is of lines, pairs (row, head of one kv head), so grouped heads share what is loaded.
+ * Launches of attention in scalar tiles (those on matrix units: flashMatrix.ts). Which variant a shape gets is decided in
+ * attention.ts. A tile is of lines, pairs (row, head of one kv head), so grouped heads share what is loaded.
  */
 import type { AdapterInfo } from "../Gpu.ts"
 import type { Grid } from "../Kernel.ts"
@@ -59,7 +59,7 @@ export const flashForward = (info: AdapterInfo, tape: Tape, x: Forward): void =>
 }
 
 /** stat[:, :, 1] = rowsum(dO ∘ O), which the tiled backward kernels read. */
-const delta = (tape: Tape, x: Backward): void => {
+export const delta = (tape: Tape, x: Backward): void => {
   const count = x.rows * x.heads
   const bindings = { o: x.o, d_o: x.dO, stat: x.stat }
   tape.dispatch("attention_backward_delta", bindings, { count, quads: x.headDim / 4 }, grid1d(count, 64))

@@ -1,0 +1,88 @@
+/**
+ * Runs matrix-unit kernels on any device: a step between the kernels' texts and the compiler that puts plain WGSL in the
+ * place of the 16 x 16 x 16 subgroup matrices, so everything around them (staging, masks, scales, order) is computed for real.
+ *
+ * Of each matrix a lane holds what it needs: one row of a left operand, eight columns of a right one, eight elements of a
+ * result. Subgroups are 32 consecutive invocations. Arrays in workgroup memory are of vec4<u32>: eight halves, four floats.
+ */
+import { Effect, Layer } from "effect"
+import { type AdapterInfo, Gpu } from "../src/index.ts"
+import { makeDevice } from "../src/internal/device.ts"
+
+const types: ReadonlyArray<readonly [RegExp, string]> = [
+  [/subgroup_matrix_left<f16, 16, 16>/g, "array<f32, 16>"],
+  [/subgroup_matrix_right<f16, 16, 16>/g, "array<f32, 128>"],
+  [/subgroup_matrix_result<f32, 16, 16>/g, "array<f32, 8>"]
+]
+
+const common = `
+var<private> emu_lane: u32;
+fn emu_mma(a: array<f32, 16>, b: array<f32, 128>, c: array<f32, 8>) -> array<f32, 8> {
+  var left = a; var right = b; var sum = c;
+  for (var n = 0u; n < 8u; n++) { for (var k = 0u; k < 16u; k++) { sum[n] = fma(left[k], right[n * 16u + k], sum[n]); } }
+  return sum;
+}
+fn emu_scale(c: array<f32, 8>, s: f32) -> array<f32, 8> {
+  var sum = c;
+  for (var n = 0u; n < 8u; n++) { sum[n] *= s; }
+  return sum;
+}
+`
+
+const functionsOf = (name: string): string => `
+fn emu_half_${name}(i: u32) -> f32 { return unpack2x16float(${name}[i / 8u][(i % 8u) / 2u])[i % 2u]; }
+fn emu_left_row_major_${name}(at: u32, stride: u32) -> array<f32, 16> {
+  var out: array<f32, 16>;
+  for (var k = 0u; k < 16u; k++) { out[k] = emu_half_${name}((at + (emu_lane / 2u) * stride) * 8u + k); }
+  return out;
+}
+fn emu_right_row_major_${name}(at: u32, stride: u32) -> array<f32, 128> {
+  var out: array<f32, 128>;
+  for (var e = 0u; e < 128u; e++) { out[e] = emu_half_${name}((at + (e % 16u) * stride) * 8u + (emu_lane % 2u) * 8u + e / 16u); }
+  return out;
+}
+fn emu_right_col_major_${name}(at: u32, stride: u32) -> array<f32, 128> {
+  var out: array<f32, 128>;
+  for (var e = 0u; e < 128u; e++) { out[e] = emu_half_${name}((at + ((emu_lane % 2u) * 8u + e / 16u) * stride) * 8u + e % 16u); }
+  return out;
+}
+fn emu_store_row_major_${name}(at: u32, m: array<f32, 8>, stride: u32) {
+  var x = m;
+  let to = at + (emu_lane / 2u) * stride + (emu_lane % 2u) * 2u;
+  ${name}[to] = bitcast<vec4<u32>>(vec4<f32>(x[0], x[1], x[2], x[3]));
+  ${name}[to + 1u] = bitcast<vec4<u32>>(vec4<f32>(x[4], x[5], x[6], x[7]));
+}
+`
+
+/** The text with matrices emulated; a text without them is left alone. */
+export const emulate = (text: string): string => {
+  if (!text.includes("subgroup_matrix_")) return text
+  const arrays = new Set([...text.matchAll(/subgroupMatrix(?:Load|Store)<[^&]*\(&(\w+),/g)].map((m) => m[1]!))
+  let out = text
+    .replace(/^enable (subgroups|subgroup_size_control|chromium_experimental_subgroup_matrix);$/gm, "")
+    .replace(/subgroupMatrixLoad<subgroup_matrix_(left|right)<f16, 16, 16>, (\w+)>\(&(\w+),/g, "emu_$1_$2_$3(")
+    .replace(/subgroupMatrixStore<(\w+)>\(&(\w+),/g, "emu_store_$1_$2(")
+    .replaceAll("subgroupMatrixMultiplyAccumulate(", "emu_mma(")
+    .replaceAll("subgroupMatrixScalarMultiply(", "emu_scale(")
+    .replace(" @subgroup_size(32)", "")
+    .replace(/,\s*@builtin\(subgroup_id\) subgroup: u32/, "")
+    .replace(/(fn main\([^{]*\{)/, "$1\n  emu_lane = li % 32u;\n  let subgroup = li / 32u;")
+  for (const [type, plain] of types) out = out.replace(type, plain)
+  return out + common + [...arrays].map(functionsOf).join("")
+}
+
+/** The device with emulated matrix units, and what it then says of itself. */
+export const EmulatedLayer = Layer.effect(
+  Gpu,
+  Effect.map(makeDevice({ device: "auto" }, { rewrite: emulate }), (gpu) =>
+    Gpu.of({ ...gpu, info: withMatrixUnits(gpu.info) })
+  )
+)
+
+export const withMatrixUnits = (info: AdapterInfo): AdapterInfo => ({
+  ...info,
+  software: false,
+  features: [...new Set([...info.features, "subgroup-size-control", "chromium-experimental-subgroup-matrix"])],
+  subgroupSize: [32, 32],
+  subgroupMatrixConfigs: [{ componentType: "f16", resultComponentType: "f32", M: 16, N: 16, K: 16 }]
+})
