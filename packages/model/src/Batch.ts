@@ -107,6 +107,8 @@ export const allocBatch = (capacity: number): Effect.Effect<BatchBuffers, GpuErr
 /** A batch ready for the device: indices uploaded, with the two counts that shape every dispatch. */
 export interface Batch extends BatchBuffers {
   readonly rows: number
+  /** The most rows that passes of this kind ever have, where that is few: products then take kernels that are good for few rows. */
+  readonly mostRows?: number
   readonly lossRows: number
 }
 

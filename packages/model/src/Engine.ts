@@ -134,7 +134,9 @@ export const makeEngine = Effect.fn("Engine.make")(function* (
   const maxTokens = Math.min(wanted, pagesFor(pages * 16) * 16)
   const limits = { maxSequences, maxTokens }
   const device = yield* makeEngineDevice(decoder, makeOps(gpu.info), { ...options, maxTokens, pages })
-  const scheduler = makeScheduler<EngineJob>({ slots: maxSequences, pages })
+  // Hardware decodes with kernels for few rows: a response's pages differ from a prompt's in the last bits, and what a sequence says must
+  // not hang on whether another has said it before.
+  const scheduler = makeScheduler<EngineJob>({ slots: maxSequences, pages, shareResponses: gpu.info.software })
   const work = yield* Latch.make(false)
   const live = new Set<Sequence<EngineJob>>()
   const total = { tokensGenerated: 0, promptTokens: 0, prefixTokensReused: 0 }

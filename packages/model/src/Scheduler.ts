@@ -103,6 +103,8 @@ export const decodeRows = <J extends Job>(
 export const makeScheduler = <J extends Job>(options: {
   readonly slots: number
   readonly pages: number
+  /** Whether pages of a response are shared as a prompt's are, default yes: where decoding writes the bits that a prompt's pass would. */
+  readonly shareResponses?: boolean
 }): Scheduler<J> => {
   const pool = makePagePool(options.pages)
   const freeSlots = Array.from({ length: options.slots }, (_, i) => options.slots - 1 - i)
@@ -226,7 +228,8 @@ export const makeScheduler = <J extends Job>(options: {
       freeSlots.push(sequence.slot)
       // The last token sampled has not been fed; all before it are written.
       if (sequence.state === "decode" && !sequence.stale) {
-        const written = [...sequence.job.prompt, ...sequence.tokens.slice(0, -1)]
+        const response = (options.shareResponses ?? true) ? sequence.tokens.slice(0, -1) : []
+        const written = [...sequence.job.prompt, ...response]
         pool.register(rootOf(sequence.job.lora), written, sequence.pages)
       }
       pool.release(sequence.pages)

@@ -237,6 +237,22 @@ describe("Scheduler", () => {
     assert.strictEqual(b!.state, "decode")
   })
 
+  it("a response's pages are shared only where that is wanted, a prompt's always", () => {
+    for (const shareResponses of [true, false]) {
+      const scheduler = makeScheduler({ slots: 1, pages: 12, shareResponses })
+      const first = scheduler.add(job(tokens(40), 30))
+      scheduler.admit()
+      scheduler.prefill(100)
+      const response = Array.from({ length: 25 }, (_, i) => 500 + i)
+      scheduler.push(first, response)
+      scheduler.end(first)
+      const next = scheduler.add(job([...tokens(40), ...response], 4))
+      scheduler.admit()
+      scheduler.prefill(100)
+      assert.strictEqual(next.reused, shareResponses ? 64 : 32)
+    }
+  })
+
   it("steps beyond the last token write to page 0", () => {
     const scheduler = makeScheduler({ slots: 1, pages: 4 })
     const s = scheduler.add(job(tokens(30), 4))

@@ -78,7 +78,8 @@ export const makeEngineDevice = Effect.fnUntraced(function* (
   const draw = (tape: Tape, from: Tensor<"f32">, count: number, step: number, to: number): void => {
     for (let at = 0; at < count; at += logitRows) {
       const m = Math.min(logitRows, count - at)
-      ops.matmulNT(tape, { a: window(from, at * C, m * C), b: decoder.weights.head, out: logits, m, n: vocab, k: C })
+      const product = { b: decoder.weights.head, out: logits, m, n: vocab, k: C, capacity: options.maxSequences }
+      ops.matmulNT(tape, { a: window(from, at * C, m * C), ...product })
       ops.sample(tape, {
         logits,
         settings: window(settings, at * sampleSettings, m * sampleSettings),
@@ -172,7 +173,7 @@ export const makeEngineDevice = Effect.fnUntraced(function* (
       yield* gpu.submit("decode", (tape) => {
         for (let s = 0; s < steps; s++) {
           const at = (tensor: Tensor<"u32">) => window(tensor, s * stride, stride)
-          const step = { ids: block(s), position: at(positions), kvRow: at(kvRows) }
+          const step = { ids: block(s), position: at(positions), kvRow: at(kvRows), mostRows: options.maxSequences }
           forward(tape, ops, decoder, lora, { ...buffers, ...step, rows: burst.length, lossRows: 0 }, ws, {
             ...cache,
             slot

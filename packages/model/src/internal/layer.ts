@@ -38,11 +38,14 @@ export const makeContext = (
   return { tape, ops, decoder, lora, batch, cache, shape, ...widths }
 }
 
+const capacityOf = ({ batch }: Context) => (batch.mostRows === undefined ? {} : { capacity: batch.mostRows })
+
 /** The scaled A output of an adapter: down [rows, width] = scale · x A'. */
 const adapterDown = (ctx: Context, part: LoraPart | undefined, x: F, down: F, k: number): void => {
   if (part === undefined || ctx.lora === null) return
   const { tape, ops, shape, lora } = ctx
-  ops.matmulNT(tape, { a: x, b: part.a, out: down, m: shape.rows, n: part.width, k, alpha: lora.scale })
+  const product = { a: x, b: part.a, out: down, m: shape.rows, n: part.width, k, alpha: lora.scale }
+  ops.matmulNT(tape, { ...product, ...capacityOf(ctx) })
 }
 
 interface LinearArgs {
@@ -65,6 +68,7 @@ const baseLinear = (ctx: Context, part: LoraPart | undefined, args: LinearArgs):
     m: ctx.shape.rows,
     n: args.out,
     k: args.in,
+    ...capacityOf(ctx),
     ...(args.bias ? { bias: args.bias } : {}),
     ...(args.residual ? { residual: args.residual } : {}),
     ...(part && ctx.lora ? { extra: { a: args.down, b: part.b, k: part.width } } : {})
