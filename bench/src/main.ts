@@ -7,7 +7,7 @@ import { readFileSync } from "node:fs"
 import { cpus } from "node:os"
 import { parseArgs } from "node:util"
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
-import { deviceChoices, Gpu, GpuDawn } from "@srcode/gpu"
+import { Calibration, deviceChoices, Gpu, GpuDawn } from "@srcode/gpu"
 import { dtypeChoices, quantizations } from "@srcode/model"
 import { Clock, Console, DateTime, Effect, FileSystem, Layer, Path } from "effect"
 import { measureCheckpoint } from "./checkpoint/checkpoint.ts"
@@ -102,7 +102,9 @@ const program = Effect.gen(function* () {
 NodeRuntime.runMain(
   program.pipe(
     Effect.scoped,
-    Effect.provide(Layer.mergeAll(GpuDawn.layerWith({ device }), NodeServices.layer)),
+    Effect.provide(
+      Calibration.layer.pipe(Layer.provide(GpuDawn.layerWith({ device })), Layer.provideMerge(NodeServices.layer))
+    ),
     Effect.tap((code) => Effect.sync(() => void (process.exitCode = code)))
   )
 )

@@ -86,6 +86,7 @@ const headDimOf = (v: Values): number => {
   if (v.head_dim !== undefined) return v.head_dim
   if (v.quads !== undefined) return 4 * v.quads
   if (v.QUADS !== undefined) return 4 * v.QUADS
+  if (v.DK !== undefined) return 16 * v.DK
   if (v.FULL !== undefined) return 4 * (v.FULL * (v.SG ?? 0) + (v.REST ?? 0))
   return (v.PARTS ?? 0) * (v.SG ?? 0)
 }

@@ -31,7 +31,14 @@ const total = (list: ReadonlyArray<Dispatch>, keysPerQuery?: number): Cost =>
 const kinds = (info: AdapterInfo): ReadonlyArray<AdapterInfo> => [
   { ...info, software: true, subgroupSize: [8, 8] },
   { ...info, software: true, subgroupSize: [0, 0] },
-  { ...info, software: false }
+  { ...info, software: false },
+  {
+    ...info,
+    software: false,
+    subgroupSize: [32, 32],
+    subgroupMatrixConfigs: [{ componentType: "f16", resultComponentType: "f32", M: 16, N: 16, K: 16 }],
+    limits: { ...info.limits, maxComputeWorkgroupStorageSize: 49_152, maxComputeInvocationsPerWorkgroup: 1024 }
+  }
 ]
 
 layer(GpuDawn.layerNull)("cost of a dispatch", (it) => {
@@ -113,6 +120,7 @@ layer(GpuDawn.layerNull)("cost of a dispatch", (it) => {
       const lengths = [5, 1, 9]
       const rows = lengths.reduce((a, b) => a + b, 0)
       let pairs = 0
+      const reached = new Set<string>()
       for (const length of lengths) for (let i = 0; i < length; i++) for (let j = 0; j <= i; j++) pairs++
       for (const headDim of [24, 64, 128]) {
         const shape = { rows, heads: 4, kvHeads: 2, headDim }
@@ -121,6 +129,7 @@ layer(GpuDawn.layerNull)("cost of a dispatch", (it) => {
             ops.attention(tape, { ...shape, q: f, k: f, v: f, kvStart: u, kvEnd: u, o, stat: p, packed: true })
           )
           const one = total(forward, pairs / rows)
+          for (const { kernel } of forward) reached.add(kernel)
           // q·k and p·v.
           assert.closeTo(one.flops, 2 * 2 * pairs * 4 * headDim, 1e-6 * one.flops)
           assert.strictEqual(one.bytes, 4 * (rows * headDim * (4 + 4 + 2 + 2) + 2 * rows * 4 + 2 * rows))
@@ -143,6 +152,8 @@ layer(GpuDawn.layerNull)("cost of a dispatch", (it) => {
           assert.strictEqual(total(paged, 7).bytes, 4 * (rows * headDim * (8 + 2 * 2 * 7) + 2 * rows))
         }
       }
+      const names = ["attention_forward_packed", "attention_forward_flash", "attention_forward_matrix"]
+      assert.includeMembers([...reached], names)
     })
   )
 

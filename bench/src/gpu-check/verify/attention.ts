@@ -179,7 +179,9 @@ export const attentionCases = (large: boolean): ReadonlyArray<CheckCase> => {
     [{ heads: 14, kvHeads: 2, headDim: 64 }, [65, 1, 130]],
     [{ heads: 28, kvHeads: 4, headDim: 128 }, [33, 200]],
     [{ heads: 8, kvHeads: 8, headDim: 128 }, [129]],
-    [{ heads: 4, kvHeads: 2, headDim: 64 }, [513]]
+    [{ heads: 4, kvHeads: 2, headDim: 64 }, [513]],
+    [{ heads: 6, kvHeads: 2, headDim: 32 }, [70, 3, 17]],
+    [{ heads: 2, kvHeads: 1, headDim: 96 }, [50, 49]]
   ]
   const list = large ? [...small, ...real] : small
   return [

@@ -18,7 +18,6 @@ import {
   type Ops,
   onlyVariant,
   planMemory,
-  rungOf,
   type Tape,
   type Tensor,
   unusable
@@ -78,8 +77,6 @@ export interface Way {
   readonly name: string
   readonly info: AdapterInfo
   readonly ops: Ops
-  /** How much wider tolerances are: products that round their operands to 16 bits. */
-  readonly coarse: number
   /** It names a variant, which not every shape can take: a refusal is no fault. */
   readonly optional?: boolean
 }
@@ -87,7 +84,7 @@ export interface Way {
 /** Rungs that a driver on the processor compiles in reasonable time. */
 const quick: ReadonlyArray<MatmulVariant> = ["subgroup", "tiled", "gemv"]
 
-const attentionNames: ReadonlyArray<AttentionVariant> = ["invocation", "packed", "workgroup", "flash"]
+const attentionNames: ReadonlyArray<AttentionVariant> = ["invocation", "packed", "workgroup", "flash", "matrix"]
 
 /**
  * Every way: the sets of capabilities, then each rung of the matmul ladder that the device can run, then each variant of attention. `all` leaves out none;
@@ -101,21 +98,28 @@ export const waysOf = (info: AdapterInfo, all: boolean): ReadonlyArray<Way> => {
     ...Object.entries(capabilitySets(info)).map(([name, set]) => {
       // The rungs of products are ways of their own: elsewhere the simplest serves.
       const own = set === info ? info : { ...set, matmul: onlyVariant("tiled") }
-      return { name, info: own, ops: makeOps(own), coarse: 1 }
+      return { name, info: own, ops: makeOps(own) }
     }),
     ...rungs.map((variant) => {
-      const { family, parts } = rungOf(variant)
       const own = { ...info, matmul: onlyVariant(variant) }
-      // 16-bit operands have 11 bits; two of them for one number nearly those of f32.
-      const coarse = family === "half" || family === "matrix" ? 40 / parts : 1
-      return { name: `rung ${variant}`, info: own, ops: makeOps(own), coarse }
+      return { name: `rung ${variant}`, info: own, ops: makeOps(own) }
     }),
     ...attentionNames.map((variant) => ({
-      ...{ name: `attention ${variant}`, info, coarse: 1, optional: true },
+      ...{ name: `attention ${variant}`, info, optional: true },
       ops: { ...makeOps(info), ...makeAttention(info, variant) }
     }))
   ]
 }
+
+/**
+ * How much wider tolerances are where operands are rounded to 16-bit floats, of 11 bits: products, less so where two such stand for one
+ * number, and attention, where scores pass through an exponential.
+ */
+const coarseOf = (dispatches: ReadonlyArray<Dispatch>): number =>
+  dispatches.reduce((widest, { constants, kernel }) => {
+    if (/^attention_.*_matrix$/.test(kernel)) return Math.max(widest, 80)
+    return /^matmul_(half|matrix)/.test(kernel) ? Math.max(widest, 40 / (constants.PARTS ?? 1)) : widest
+  }, 1)
 
 const unwritten = 12345.678
 
@@ -191,7 +195,7 @@ export const checkCase = Effect.fn("check.case")(function* (
   const own = Effect.gen(function* () {
     const { outputs, record } = yield* prepare
     const seen = new Set<string>()
-    for (const { coarse, name: variant, ops, optional } of ways) {
+    for (const { name: variant, ops, optional } of ways) {
       const dry = yield* Effect.result(recorded(record, ops))
       if (Result.isFailure(dry)) {
         if (optional === true) continue
@@ -199,9 +203,10 @@ export const checkCase = Effect.fn("check.case")(function* (
         seen.add(dry.failure.message)
         continue
       }
-      const { kernels, signature } = dry.success
+      const { dispatches, kernels, signature } = dry.success
       if (seen.has(signature)) continue
       seen.add(signature)
+      const coarse = coarseOf(dispatches)
       const verdict = yield* Effect.gen(function* () {
         for (const output of outputs) yield* reset(output)
         yield* gpu.submit(`check ${name}`, (tape) => record(tape, ops))

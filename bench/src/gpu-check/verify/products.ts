@@ -234,7 +234,7 @@ export const productCases = (large: boolean): ReadonlyArray<CheckCase> => {
     }
     if (large) {
       for (const storage of storages) {
-        list.push({ layout, m: 1000, n: 4608, k: 3584, storage, extra: 24, rows: 4 })
+        list.push({ layout, m: 1000, n: 1152, k: 3584, storage, extra: 24, rows: 4 })
         list.push({ layout, m: 2, n: 512, k: 18_944, storage, capacity: 8 })
       }
     }
