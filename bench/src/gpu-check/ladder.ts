@@ -10,6 +10,7 @@ import {
   costOf,
   Gpu,
   type Ops,
+  pagedPartials,
   pageSize,
   type Storage,
   type Tape,
@@ -261,6 +262,28 @@ const attention = Effect.fnUntraced(function* (ceilings: Ceilings) {
         ops.attentionPaged(tape, { rows: sequences, ...heads, q, k, v, pageTable, maxPages, slot, position, o })
     }
     yield* climb(rung, ceilings, "attention")
+    const parts = pagedPartials(gpu.info, { rows: sequences, ...heads }, maxPages)
+    if (parts === 0) return
+    const partial = yield* gpu.alloc("partial", "f32", parts)
+    const split: Rung = {
+      ...rung,
+      name: "paged attention, split",
+      record: (tape, ops) =>
+        ops.attentionPaged(tape, {
+          rows: sequences,
+          ...heads,
+          q,
+          k,
+          v,
+          pageTable,
+          maxPages,
+          slot,
+          position,
+          o,
+          partial
+        })
+    }
+    yield* climb(split, ceilings, "attention")
   }, Effect.scoped)
   const lengths = full
     ? ([

@@ -101,6 +101,11 @@ const attention = (kernel: string, v: Values, keys: number): Omit<Cost, "estimat
   }
   const [query, keyValue, stat] = [rows * heads * D, rows * kv_heads * D, 2 * rows * heads]
   const pairs = rows * heads * keys
+  // Each span's part once; how many there are stands with the keys.
+  if (kernel === "attention_forward_paged_merge") {
+    const spans = Math.ceil(keys / (v.SPAN ?? 1))
+    return { flops: 3 * spans * query, bytes: 4 * (spans * (query + 4 * rows * heads) + query + rows) }
+  }
   // S = qKᵀ and PV; paged, every row reads its own keys (a prompt's rows share theirs, which the parameters do not tell).
   if (kernel.includes("paged")) {
     return { flops: 4 * pairs * D, bytes: 4 * (2 * query + 2 * rows * keys * kv_heads * D + 2 * rows) }

@@ -27,7 +27,8 @@ export const makeOps = (info: AdapterInfo, choice: MatmulChoice | undefined = in
 
 export type Ops = ReturnType<typeof makeOps>
 
-export { type AttentionVariant, attentionVariants, makeAttention, pageSize } from "./ops/attention.ts"
+export { type AttentionVariant, attentionVariants, makeAttention } from "./ops/attention.ts"
+export { pagedPartials, pageSize } from "./ops/flashPaged.ts"
 export type { HeadShape } from "./ops/layer.ts"
 export type { MatmulArgs } from "./ops/matmul.ts"
 export { probeElements } from "./ops/probe.ts"

@@ -76,6 +76,7 @@ layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", 
               ops.attention(tape, { ...attention, o, stat: p, packed: true })
               const paged = { pageTable: u, maxPages: 4, slot: u, position: u }
               ops.attentionPaged(tape, { ...shape, ...paged, q: f, k: f, v: f, o })
+              ops.attentionPaged(tape, { ...shape, ...paged, maxPages: 64, q: f, k: f, v: f, o, partial: s })
               ops.attentionBackward(tape, { ...attention, o: f, dO: f, stat: p, dq: o, dk: q, dv: s })
             }
             ops.swiglu(tape, { gu: f, y: o, rows: 2, dim: 4 })

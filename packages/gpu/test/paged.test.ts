@@ -2,8 +2,20 @@
 import { assert, layer } from "@effect/vitest"
 import { attention } from "@srcode/kernels/attention/reference"
 import { Effect } from "effect"
-import { pageSize } from "../src/index.ts"
-import { assertClose, assertSameBits, blank, DeviceLayer, f32, launch, opsOf, read, seeded, u32 } from "./support.ts"
+import { Gpu, pagedPartials, pageSize } from "../src/index.ts"
+import {
+  asHardware,
+  assertClose,
+  assertSameBits,
+  blank,
+  DeviceLayer,
+  f32,
+  launch,
+  opsOf,
+  read,
+  seeded,
+  u32
+} from "./support.ts"
 
 interface Case {
   readonly heads: number
@@ -84,9 +96,10 @@ const cases: ReadonlyArray<Case> = [
 const maxPages = 10
 
 /** A cache of pages in a seeded order; page 0 and the ends of pages hold values that must never be read. */
-const run = (variant: "software" | "hardware", c: Case, seed: number, order: number, only?: number) =>
+const run = (variant: "software" | "hardware" | "split", c: Case, seed: number, order: number, only?: number) =>
   Effect.gen(function* () {
-    const ops = yield* opsOf(variant)
+    const { info } = yield* Gpu
+    const ops = yield* opsOf(variant === "software" ? "software" : "hardware")
     const random = seeded(seed)
     const width = c.kvHeads * c.headDim
     const sequences = c.lengths.map((n) => ({ k: random.floats(n * width), v: random.floats(n * width) }))
@@ -128,12 +141,19 @@ const run = (variant: "software" | "hardware", c: Case, seed: number, order: num
       ),
       o: yield* blank("o", own.length)
     }
-    yield* launch(ops, (tape, o) => o.attentionPaged(tape, { ...shape, ...tensors, maxPages }))
+    const elements = pagedPartials(asHardware(info), shape, maxPages)
+    if (variant === "split") assert.isAbove(elements, 0)
+    const partial = variant === "split" ? yield* blank("partial", elements) : undefined
+    yield* launch(ops, (tape, o) => {
+      o.attentionPaged(tape, { ...shape, ...tensors, maxPages, partial })
+      const merged = tape.entries.some((e) => e._tag === "Dispatch" && e.dispatch.kernel.endsWith("merge"))
+      assert.strictEqual(merged, variant === "split")
+    })
     return { q, sequences, o: yield* read(tensors.o) }
   }).pipe(Effect.scoped)
 
 layer(DeviceLayer)("paged attention", (it) => {
-  for (const variant of ["software", "hardware"] as const) {
+  for (const variant of ["software", "hardware", "split"] as const) {
     it.effect(
       `equals the oracle on ${variant}; where the pages lie and who stands beside a row changes no bit`,
       () =>
@@ -157,4 +177,20 @@ layer(DeviceLayer)("paged attention", (it) => {
       600_000
     )
   }
+
+  it.effect(
+    "on hardware a row's bits are the same split or not, decoded or among the many rows of prompts",
+    () =>
+      Effect.gen(function* () {
+        const rows = [0, 1].flatMap((s) => Array.from({ length: 135 }, (_, t) => [s, t] as const))
+        const shape = { heads: 4, kvHeads: 2, headDim: 24, lengths: [135, 135] }
+        const many = yield* run("hardware", { ...shape, rows }, 400, 1)
+        for (const at of [0, 127, 128, 134, 269]) {
+          const own = many.o.slice(at * 96, (at + 1) * 96)
+          assertSameBits(`row ${at} decoded`, (yield* run("hardware", { ...shape, rows }, 400, 1, at)).o, own)
+          assertSameBits(`row ${at} split`, (yield* run("split", { ...shape, rows }, 400, 1, at)).o, own)
+        }
+      }),
+    600_000
+  )
 })

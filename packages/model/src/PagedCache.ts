@@ -3,7 +3,7 @@
  * [kvHeads · headDim], and a page table [slots, maxPages] that names each slot's pages in order.
  */
 
-import { type AdapterInfo, Gpu, type GpuError, pageSize, type Tensor } from "@srcode/gpu"
+import { type AdapterInfo, Gpu, type GpuError, pagedPartials, pageSize, type Tensor } from "@srcode/gpu"
 import { Effect, type Scope } from "effect"
 import type { ModelConfig } from "./Config.ts"
 
@@ -12,6 +12,8 @@ export interface PagedCache {
   readonly pageTable: Tensor<"u32">
   /** Entries of a slot in the page table. */
   readonly maxPages: number
+  /** Where attention of a few rows leaves its parts; absent where the device has no use for it. */
+  readonly partial?: Tensor<"f32">
 }
 
 /** The cache with the slot that each row of a batch belongs to, as `forward` reads it. */
@@ -46,5 +48,8 @@ export const allocPagedCache = (
       })
     }
     const pageTable = yield* gpu.alloc("cache.page_table", "u32", options.slots * options.maxPages)
-    return { layers, pageTable, maxPages: options.maxPages }
+    const heads = { heads: config.numHeads, kvHeads: config.numKeyValueHeads, headDim: config.headDim }
+    const parts = pagedPartials(gpu.info, { ...heads, rows: options.slots }, options.maxPages)
+    const partial = parts > 0 ? { partial: yield* gpu.alloc("cache.partial", "f32", parts) } : {}
+    return { layers, pageTable, maxPages: options.maxPages, ...partial }
   })

@@ -1,5 +1,5 @@
 /** Attention, forward and backward over packed sequences and over a paged cache, and rotary embedding with normed heads. */
-import { Gpu, pageSize } from "@srcode/gpu"
+import { Gpu, pagedPartials, pageSize } from "@srcode/gpu"
 import { attention, attentionBackward, type HeadShape } from "@srcode/kernels/attention/reference"
 import { headNorm, headNormBackward, rope, ropeBackward, ropeTable } from "@srcode/kernels/rope/reference"
 import { Effect } from "effect"
@@ -65,8 +65,14 @@ const ofPacked = (heads: Heads, lengths: ReadonlyArray<number>, seed: number): C
 })
 
 /** Rows at their sequences' ends and within, over pages in shuffled order. */
-const ofPaged = (heads: Heads, lengths: ReadonlyArray<number>, perSequence: number, seed: number): CheckCase => ({
-  name: `paged attention ${describe(heads, lengths)}`,
+const ofPaged = (
+  heads: Heads,
+  lengths: ReadonlyArray<number>,
+  perSequence: number,
+  seed: number,
+  split = false
+): CheckCase => ({
+  name: `paged attention ${describe(heads, lengths)}${split ? ", split where the device has use for it" : ""}`,
   prepare: Effect.gen(function* () {
     const gpu = yield* Gpu
     const random = inputs(seed)
@@ -121,8 +127,10 @@ const ofPaged = (heads: Heads, lengths: ReadonlyArray<number>, perSequence: numb
       slot: yield* u32(rows.map(({ s }) => s)),
       position: yield* u32(rows.map(({ position }) => position))
     }
+    const parts = split ? pagedPartials(gpu.info, shape, maxPages) : 0
+    const partial = parts > 0 ? yield* result(parts) : undefined
     return {
-      record: (tape, ops) => ops.attentionPaged(tape, { ...shape, ...device, pageTable, maxPages }),
+      record: (tape, ops) => ops.attentionPaged(tape, { ...shape, ...device, pageTable, maxPages, partial }),
       outputs: [{ name: "o", tensor: device.o, expected: o }]
     }
   })
@@ -187,7 +195,11 @@ export const attentionCases = (large: boolean): ReadonlyArray<CheckCase> => {
   return [
     ...list.map(([heads, lengths], i) => ofPacked(heads, lengths, 2000 + i)),
     ...list.map(([heads, lengths], i) => ofPaged(heads, lengths, 3, 2100 + i)),
-    ...(large ? [ofPaged({ heads: 28, kvHeads: 4, headDim: 128 }, [1000, 17, 300, 64], 1, 2150)] : []),
+    ...(large
+      ? [false, true].map((split) =>
+          ofPaged({ heads: 28, kvHeads: 4, headDim: 128 }, [1000, 17, 300, 64], 1, 2150, split)
+        )
+      : []),
     ...[false, true].flatMap((normed) => [
       rotary({ heads: 4, kvHeads: 2, headDim: 24 }, normed, 2200),
       rotary({ heads: 4, kvHeads: 1, headDim: 128 }, normed, 2201)

@@ -8,13 +8,11 @@ import { grid1d, maxGroups, type Tape } from "../Tape.ts"
 import type { Tensor } from "../Tensor.ts"
 import { flashBackward, flashFits, flashForward } from "./flash.ts"
 import { matrixBackward, matrixFits, matrixForward } from "./flashMatrix.ts"
+import { pagedFlash, pageSize } from "./flashPaged.ts"
 import { fits, groupSize, type HeadShape } from "./layer.ts"
 
 type F = Tensor<"f32">
 type U = Tensor<"u32">
-
-/** Rows of a page of the key-value cache. */
-export const pageSize = 16
 
 /** Heads up to this size stay in one invocation's registers. */
 const narrowHead = 64
@@ -104,10 +102,21 @@ export const makeAttention = (info: AdapterInfo, forced?: AttentionVariant) => {
     /**
      * Causal attention of each row to its own sequence in a paged cache: row r sees positions 0 … position[r] of the sequence in
      * slot[r], whose pages of `pageSize` rows pageTable [slots, maxPages] names in order. Rows of one slot stand together with ascending positions.
+     * `partial` (see pagedPartials) lets few rows with long contexts fill the device; a row's bits are the same with and without it.
      */
     attentionPaged(
       tape: Tape,
-      x: HeadShape & { q: F; k: F; v: F; pageTable: U; maxPages: number; slot: U; position: U; o: F }
+      x: HeadShape & {
+        q: F
+        k: F
+        v: F
+        pageTable: U
+        maxPages: number
+        slot: U
+        position: U
+        o: F
+        partial?: F | undefined
+      }
     ): void {
       const QUADS = quads(tape, x)
       const count = x.rows * x.heads
@@ -117,6 +126,8 @@ export const makeAttention = (info: AdapterInfo, forced?: AttentionVariant) => {
         ["position", x.position, x.rows],
         ["o", x.o, count * x.headDim]
       ])
+      const tiled = forced === undefined ? !info.software : forced === "flash" || forced === "matrix"
+      if (tiled && flashFits(info, x)) return pagedFlash(info, tape, x)
       const bindings = {
         q: x.q,
         k: x.k,
