@@ -17,8 +17,8 @@ import { inFolder, run } from "./internal/process.ts"
 const tinyCoder = nodePath.resolve(import.meta.dirname, "../../../packages/model/assets/tiny-coder")
 let shared = ""
 const at = (name: string) => nodePath.join(shared, name)
-/** Never ends an answer on its own, and has room for a long one. */
-const endless = { ...speaking, maxPositionEmbeddings: 4096, eosTokenIds: [278] }
+/** Never ends an answer on its own, has room for a long one, and is slow enough to be stopped twice in the middle of one. */
+const endless = { ...speaking, numLayers: 16, maxPositionEmbeddings: 4096, eosTokenIds: [278] }
 
 beforeAll(async () => {
   shared = fs.mkdtempSync(nodePath.join(fs.realpathSync(process.env.TMPDIR ?? "/tmp"), "srcode-chat-"))
