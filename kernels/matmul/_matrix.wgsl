@@ -95,7 +95,6 @@ fn main(
   @builtin(num_workgroups) grid: vec3<u32>,
   @builtin(local_invocation_index) li: u32,
   @builtin(subgroup_id) subgroup: u32,
-  @builtin(subgroup_invocation_id) lane: u32,
 ) {
   let at = tile_of(wg, grid);
   let r0 = at.x * BM;
@@ -164,18 +163,20 @@ fn main(
     }
     workgroupBarrier();
   }
-  // The sums leave the matrix units through workgroup memory, 16 rows of each subgroup at a time.
-  let strip = subgroup * STRIP;
+  // The sums leave the matrix units through workgroup memory, 16 rows of each subgroup at a time; 32 threads finish each strip.
+  let own = (li / 32u) * STRIP;
+  let r1 = r0 + (li / 32u / SGN) * (TM * 16u);
+  let c1 = c0 + (li / 32u % SGN) * (TN * 16u);
 //@for i 0 TM
 //@for j 0 TN
-  subgroupMatrixStore<row_major>(&tile, strip + $ju * 4u, c$i_$j, STRIP_ROW);
+  subgroupMatrixStore<row_major>(&tile, subgroup * STRIP + $ju * 4u, c$i_$j, STRIP_ROW);
 //@end
   workgroupBarrier();
-  for (var q = lane; q < 16u * TN * 4u; q += 32u) {
-    let r = r0 + sm + $iu * 16u + q / (TN * 4u);
-    let c = c0 + sn + (q % (TN * 4u)) * 4u;
+  for (var q = li % 32u; q < 16u * TN * 4u; q += 32u) {
+    let r = r1 + $iu * 16u + q / (TN * 4u);
+    let c = c1 + (q % (TN * 4u)) * 4u;
     if (r < p.m && c < p.n) {
-      let sum = bitcast<vec4<f32>>(tile[strip + (q / (TN * 4u)) * STRIP_ROW + q % (TN * 4u)]);
+      let sum = bitcast<vec4<f32>>(tile[own + (q / (TN * 4u)) * STRIP_ROW + q % (TN * 4u)]);
       emit(r, c, wg.z, sum * a_scale[r] * b_column_scale(c / 4u));
     }
   }

@@ -14,9 +14,7 @@ fn halves(x: vec4<f32>, y: vec4<f32>) -> vec4<u32> {
   return vec4<u32>(pack2x16float(x.xy), pack2x16float(x.zw), pack2x16float(y.xy), pack2x16float(y.zw));
 }
 
-// What rounding to halves left of x and y, itself in halves.
-fn left_over(x: vec4<f32>, y: vec4<f32>, packed: vec4<u32>) -> vec4<u32> {
-  let u = x - vec4<f32>(unpack2x16float(packed.x), unpack2x16float(packed.y));
-  let v = y - vec4<f32>(unpack2x16float(packed.z), unpack2x16float(packed.w));
-  return halves(u, v);
+// x rounded to the 11 significant bits of a half. By its bits: compilers take unpacking what was packed for the number itself.
+fn rounded(x: vec4<f32>) -> vec4<f32> {
+  return bitcast<vec4<f32>>((bitcast<vec4<u32>>(x) + vec4<u32>(0x1000u)) & vec4<u32>(0xffffe000u));
 }

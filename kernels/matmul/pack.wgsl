@@ -58,8 +58,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) grid: vec
   for (var o = li; o < octets; o += WG) {
     let x = f.x * quad(row, o * 8u);
     let y = f.x * quad(row, o * 8u + 4u);
-    let packed = halves(x, y);
-    out[row * octets + o] = packed;
-    if (PARTS == 2u) { out[(p.rows + row) * octets + o] = left_over(x, y, packed); }
+    if (PARTS == 2u) {
+      let u = rounded(x);
+      let v = rounded(y);
+      out[row * octets + o] = halves(u, v);
+      out[(p.rows + row) * octets + o] = halves(x - u, y - v);
+    } else {
+      out[row * octets + o] = halves(x, y);
+    }
   }
 }

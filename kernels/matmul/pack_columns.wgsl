@@ -43,8 +43,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_id) lid:
     let k = o * 8u;
     let x = f.x * vec4<f32>(at(k, m), at(k + 1u, m), at(k + 2u, m), at(k + 3u, m));
     let y = f.x * vec4<f32>(at(k + 4u, m), at(k + 5u, m), at(k + 6u, m), at(k + 7u, m));
-    let packed = halves(x, y);
-    out[m * octets + o] = packed;
-    if (PARTS == 2u) { out[(p.m + m) * octets + o] = left_over(x, y, packed); }
+    if (PARTS == 2u) {
+      let u = rounded(x);
+      let v = rounded(y);
+      out[m * octets + o] = halves(u, v);
+      out[(p.m + m) * octets + o] = halves(x - u, y - v);
+    } else {
+      out[m * octets + o] = halves(x, y);
+    }
   }
 }

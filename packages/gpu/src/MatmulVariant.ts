@@ -80,6 +80,7 @@ export const matmulRungs = {
   matrix128: matrix(2, 2, 4, 4, 32),
   matrix128x8: matrix(2, 4, 4, 2, 32),
   matrix128_shallow: matrix(2, 2, 4, 4, 16),
+  matrix16_hilo: matrix(1, 4, 1, 2, 32, 2),
   matrix64_hilo: matrix(2, 2, 2, 2, 32, 2),
   matrix128_hilo: matrix(2, 2, 4, 4, 32, 2),
   gemv: plain("gemv", 8, 128, 0)
