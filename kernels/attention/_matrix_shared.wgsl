@@ -1,5 +1,5 @@
 // Part of the matrix-unit kernels. Workgroup memory is in units of 16 bytes: eight halves or four floats; rows are padded by one unit, which keeps matrix
-// loads aligned and apart.
+// loads aligned and apart. Arrays have a row more than is used: some drivers count a whole stride for the last row of a load.
 const BLOCK = KT * 16u; // keys (or, for gradients of keys, lines) a step
 const OWNED = SGS * 16u; // lines (keys) of the workgroup, 16 a subgroup
 const QUADS = DK * 4u;

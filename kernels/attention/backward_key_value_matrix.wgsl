@@ -35,9 +35,9 @@ var<immediate> p: Params;
 //@include attention/_matrix_shared.wgsl
 const THREADS = SGS * 64u;
 
-var<workgroup> tile: array<vec4<u32>, 2u * BLOCK * ROW>; // q, then dO
-var<workgroup> scores: array<vec4<u32>, 2u * OWNED * ROW_F>; // k q', then v dO'
-var<workgroup> weights: array<vec4<u32>, 2u * OWNED * ROW_H>; // P', then dS'
+var<workgroup> tile: array<vec4<u32>, 2u * BLOCK * ROW + ROW>; // q, then dO
+var<workgroup> scores: array<vec4<u32>, 2u * OWNED * ROW_F + ROW_F>; // k q', then v dO'
+var<workgroup> weights: array<vec4<u32>, 2u * OWNED * ROW_H + ROW_H>; // P', then dS'
 var<workgroup> line_head: array<u32, BLOCK>; // row * heads + head
 var<workgroup> line_row: array<u32, BLOCK>;
 var<workgroup> line_lse: array<f32, BLOCK>; // in units of log 2

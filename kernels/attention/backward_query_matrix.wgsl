@@ -34,9 +34,9 @@ var<immediate> p: Params;
 //@include attention/_matrix_shared.wgsl
 const THREADS = SGS * 64u;
 
-var<workgroup> tile: array<vec4<u32>, 2u * BLOCK * ROW>; // keys, then values
-var<workgroup> scores: array<vec4<u32>, 2u * OWNED * ROW_F>; // q k', then dO v'
-var<workgroup> slopes: array<vec4<u32>, OWNED * ROW_H>;
+var<workgroup> tile: array<vec4<u32>, 2u * BLOCK * ROW + ROW>; // keys, then values
+var<workgroup> scores: array<vec4<u32>, 2u * OWNED * ROW_F + ROW_F>; // q k', then dO v'
+var<workgroup> slopes: array<vec4<u32>, OWNED * ROW_H + ROW_H>;
 var<workgroup> line_at: array<u32, OWNED>; // where the line's head begins, in quads
 var<workgroup> line_row: array<u32, OWNED>; // p.rows for lines past the end
 var<workgroup> line_lse: array<f32, OWNED>; // in units of log 2

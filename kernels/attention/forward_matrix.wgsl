@@ -37,9 +37,9 @@ var<immediate> p: Params;
 //@include attention/_matrix_shared.wgsl
 const THREADS = SGS * 32u;
 
-var<workgroup> tile: array<vec4<u32>, BLOCK * ROW>;
-var<workgroup> scores: array<vec4<u32>, OWNED * ROW_F>;
-var<workgroup> weights: array<vec4<u32>, OWNED * ROW_H>;
+var<workgroup> tile: array<vec4<u32>, BLOCK * ROW + ROW>;
+var<workgroup> scores: array<vec4<u32>, OWNED * ROW_F + ROW_F>;
+var<workgroup> weights: array<vec4<u32>, OWNED * ROW_H + ROW_H>;
 var<workgroup> halves: array<vec2<f32>, THREADS>;
 var<workgroup> line_at: array<u32, OWNED>; // where the line's head begins, in quads
 var<workgroup> line_row: array<u32, OWNED>; // p.rows for lines past the end

@@ -17,14 +17,15 @@ const types: ReadonlyArray<readonly [RegExp, string]> = [
 
 const common = `
 var<private> emu_lane: u32;
+var<private> emu_zero: u32; // zero, which compilers cannot know: unrolled, these loops take them minutes
 fn emu_mma(a: array<f32, 16>, b: array<f32, 128>, c: array<f32, 8>) -> array<f32, 8> {
   var left = a; var right = b; var sum = c;
-  for (var n = 0u; n < 8u; n++) { for (var k = 0u; k < 16u; k++) { sum[n] = fma(left[k], right[n * 16u + k], sum[n]); } }
+  for (var n = 0u; n < 8u + emu_zero; n++) { for (var k = 0u; k < 16u + emu_zero; k++) { sum[n] = fma(left[k], right[n * 16u + k], sum[n]); } }
   return sum;
 }
 fn emu_scale(c: array<f32, 8>, s: f32) -> array<f32, 8> {
   var sum = c;
-  for (var n = 0u; n < 8u; n++) { sum[n] *= s; }
+  for (var n = 0u; n < 8u + emu_zero; n++) { sum[n] *= s; }
   return sum;
 }
 `
@@ -33,17 +34,17 @@ const functionsOf = (name: string): string => `
 fn emu_half_${name}(i: u32) -> f32 { return unpack2x16float(${name}[i / 8u][(i % 8u) / 2u])[i % 2u]; }
 fn emu_left_row_major_${name}(at: u32, stride: u32) -> array<f32, 16> {
   var out: array<f32, 16>;
-  for (var k = 0u; k < 16u; k++) { out[k] = emu_half_${name}((at + (emu_lane / 2u) * stride) * 8u + k); }
+  for (var k = 0u; k < 16u + emu_zero; k++) { out[k] = emu_half_${name}((at + (emu_lane / 2u) * stride) * 8u + k); }
   return out;
 }
 fn emu_right_row_major_${name}(at: u32, stride: u32) -> array<f32, 128> {
   var out: array<f32, 128>;
-  for (var e = 0u; e < 128u; e++) { out[e] = emu_half_${name}((at + (e % 16u) * stride) * 8u + (emu_lane % 2u) * 8u + e / 16u); }
+  for (var e = 0u; e < 128u + emu_zero; e++) { out[e] = emu_half_${name}((at + (e % 16u) * stride) * 8u + (emu_lane % 2u) * 8u + e / 16u); }
   return out;
 }
 fn emu_right_col_major_${name}(at: u32, stride: u32) -> array<f32, 128> {
   var out: array<f32, 128>;
-  for (var e = 0u; e < 128u; e++) { out[e] = emu_half_${name}((at + ((emu_lane % 2u) * 8u + e / 16u) * stride) * 8u + e % 16u); }
+  for (var e = 0u; e < 128u + emu_zero; e++) { out[e] = emu_half_${name}((at + ((emu_lane % 2u) * 8u + e / 16u) * stride) * 8u + e % 16u); }
   return out;
 }
 fn emu_store_row_major_${name}(at: u32, m: array<f32, 8>, stride: u32) {
@@ -57,6 +58,7 @@ fn emu_store_row_major_${name}(at: u32, m: array<f32, 8>, stride: u32) {
 /** The text with matrices emulated; a text without them is left alone. */
 export const emulate = (text: string): string => {
   if (!text.includes("subgroup_matrix_")) return text
+  const size = /struct Params \{\s*(\w+): u32/.exec(text)?.[1] ?? "missing"
   const arrays = new Set([...text.matchAll(/subgroupMatrix(?:Load|Store)<[^&]*\(&(\w+),/g)].map((m) => m[1]!))
   let out = text
     .replace(/^enable (subgroups|subgroup_size_control|chromium_experimental_subgroup_matrix);$/gm, "")
@@ -66,7 +68,10 @@ export const emulate = (text: string): string => {
     .replaceAll("subgroupMatrixScalarMultiply(", "emu_scale(")
     .replace(" @subgroup_size(32)", "")
     .replace(/,\s*@builtin\(subgroup_id\) subgroup: u32/, "")
-    .replace(/(fn main\([^{]*\{)/, "$1\n  emu_lane = li % 32u;\n  let subgroup = li / 32u;")
+    .replace(
+      /(fn main\([^{]*\{)/,
+      `$1\n  emu_lane = li % 32u;\n  emu_zero = p.${size} >> 31u;\n  let subgroup = li / 32u;`
+    )
   for (const [type, plain] of types) out = out.replace(type, plain)
   return out + common + [...arrays].map(functionsOf).join("")
 }

@@ -23,7 +23,7 @@ const needs = (kernel: "forward" | "query" | "keyValue", headDim: number, { SGS,
       ? block * head + owned * (floats + halves)
       : 2 * block * head + owned * (2 * floats + (kernel === "query" ? 1 : 2) * halves)
   const own = kernel === "forward" ? 8 * 32 * SGS + 8 * owned : kernel === "query" ? 20 * owned : 16 * block + 4
-  return { bytes: 16 * units + own, threads: (kernel === "forward" ? 32 : 64) * SGS }
+  return { bytes: 16 * (units + head + floats + halves) + own, threads: (kernel === "forward" ? 32 : 64) * SGS }
 }
 
 /** From the largest. Larger steps mean fewer barriers; the backward kernels hold two operands, so theirs are smaller. */
