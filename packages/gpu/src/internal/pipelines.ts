@@ -99,25 +99,31 @@ export const makePipelines = (device: GPUDevice, features: ReadonlySet<string>, 
   }
 
   const build = ({ kernel, constants }: PipelineKey, text: string): Effect.Effect<Compiled, GpuError> =>
-    Effect.flatMap(
-      Effect.tryPromise({
+    Effect.gen(function* () {
+      const { compiling, layout, wrong } = yield* Effect.try({
         // One synchronous block between push and pop: error scopes are a stack of the device.
         try: () => {
           const layout = layoutOf(kernel)
           const immediateSize = Math.max(16, Object.keys(kernelSpec(kernel).params).length * 4)
           device.pushErrorScope("validation")
           const module = device.createShaderModule({ label: kernel, code: rewrite(expand(text, constants)) })
-          const pipeline = device.createComputePipeline({
+          // Drivers that compile here do so side by side, on threads of Dawn's.
+          const compiling = device.createComputePipelineAsync({
             label: kernel,
             layout: device.createPipelineLayout({ bindGroupLayouts: [layout], immediateSize }),
             compute: { module, entryPoint: "main" }
           })
-          return device.popErrorScope().then((error) => ({ error, compiled: { pipeline, layout } }))
+          return { compiling: Promise.allSettled([compiling]), layout, wrong: device.popErrorScope() }
         },
         catch: (cause) => invalid(kernel, String(cause))
-      }),
-      ({ compiled, error }) => (error === null ? Effect.succeed(compiled) : Effect.fail(invalid(kernel, error.message)))
-    )
+      })
+      const said = yield* Effect.tryPromise({ try: () => wrong, catch: (cause) => invalid(kernel, String(cause)) })
+      const [compiled] = yield* Effect.promise(() => compiling)
+      // What is wrong with the text says more than that the pipeline then is invalid.
+      if (said !== null) return yield* Effect.fail(invalid(kernel, said.message))
+      if (compiled.status === "rejected") return yield* Effect.fail(invalid(kernel, String(compiled.reason)))
+      return { pipeline: compiled.value, layout }
+    })
 
   const lookUp = (names: ReadonlyArray<string>): Effect.Effect<ReadonlyArray<Compiled>, GpuError> =>
     Effect.suspend(() => {
