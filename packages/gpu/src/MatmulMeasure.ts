@@ -1,9 +1,11 @@
 /**
  * Verifies and times the rungs of the matmul ladder on the device at hand: what a calibration is made of.
  *
- * First each rung that the device's features and limits allow is compared with the simplest one on random input of odd shapes, for every
- * layout and storage. One that does not compile, fails, or differs is left out with the reason. Then those that hold are timed on a shape of
- * each class. 16-bit tiles are candidates only where a weight is held in 16 bits or fewer: f32 stays f32.
+ * For a shape of each class, each rung that the device's features and limits allow is compared with the simplest one on random input of odd
+ * shapes, in that layout and storage; one that does not compile, fails, or differs is left out with the reason. Those that hold are timed.
+ * 16-bit tiles are candidates only where a weight is held in 16 bits or fewer: f32 stays f32. What f16 finds fastest is verified for int8
+ * and int4 too. Compiling a rung takes a driver up to seconds, so all of it has a time: the most promising rungs of every class come first,
+ * and what is not begun when the time is up is left out with that reason.
  */
 import { Clock, Effect } from "effect"
 import { Gpu } from "./Gpu.ts"
@@ -11,6 +13,7 @@ import type { GpuError } from "./GpuError.ts"
 import {
   type Layout,
   type MatmulChoice,
+  type MatmulFamily,
   type MatmulShape,
   type MatmulVariant,
   matmulVariants,
@@ -60,17 +63,20 @@ export interface TimedShape {
 
 const side = 4096
 
-/** One shape of each class that matters: layers of a model of a few billion weights, and the thin products of adapters. */
+/**
+ * One shape of each class that matters, in the order in which it matters: layers of a model of a few billion weights, and the thin products
+ * of adapters.
+ */
 export const timedShapes: ReadonlyArray<TimedShape> = [
   { layout: "NT", storage: "f16", m: 2048, n: side, k: side },
   { layout: "NN", storage: "f16", m: 2048, n: side, k: side },
+  { layout: "NT", storage: "f16", m: 4, n: side, k: side, capacity: 8 },
+  { layout: "NT", storage: "f16", m: 64, n: side, k: side, capacity: 64 },
   { layout: "NT", storage: "f32", m: 2048, n: side, k: side },
   { layout: "NN", storage: "f32", m: 2048, n: side, k: side },
   { layout: "TN", storage: "f32", m: side, n: side, k: 2048 },
-  { layout: "NT", storage: "f16", m: 64, n: side, k: side, capacity: 64 },
-  { layout: "NT", storage: "f32", m: 64, n: side, k: side, capacity: 64 },
-  { layout: "NT", storage: "f16", m: 4, n: side, k: side, capacity: 8 },
   { layout: "NT", storage: "f32", m: 4, n: side, k: side, capacity: 8 },
+  { layout: "NT", storage: "f32", m: 64, n: side, k: side, capacity: 64 },
   { layout: "NT", storage: "f32", m: 2048, n: 32, k: side },
   { layout: "NN", storage: "f32", m: 2048, n: 32, k: side },
   { layout: "TN", storage: "f32", m: 32, n: side, k: 2048 }
@@ -80,6 +86,8 @@ export interface MeasureOptions {
   /** Rungs to consider; default all. */
   readonly variants?: ReadonlyArray<MatmulVariant>
   readonly shapes?: ReadonlyArray<TimedShape>
+  /** Seconds after which no further rung is begun; default 60. */
+  readonly seconds?: number
   /** Called before a rung runs for the first time, so that one that ends the process can be told afterwards. */
   readonly onTry?: (variant: MatmulVariant) => Effect.Effect<void>
 }
@@ -100,6 +108,45 @@ export const isCandidate = (variant: MatmulVariant, storage: Storage, kind: Shap
   return lopsided ? kind === "thin" : true
 }
 
+/** Work a cycle that a family may do at best, against f32 tiles in registers. */
+const speeds: Readonly<Record<MatmulFamily, number>> = {
+  ...{ subgroup: 0.1, tiled: 0.3, register: 1, half: 2, matrix: 8, gemv: 100 }
+}
+
+/** How good a rung can be expected to be for a shape; only the order counts, and only for what is tried first. */
+export const promiseOf = (variant: MatmulVariant, s: TimedShape): number => {
+  const { cols, family, rows } = rungOf(variant)
+  const used = Math.min(1, s.m / rows) * Math.min(1, s.n / cols)
+  // Larger tiles load less for each product; small ones of a family serve few rows no worse than large ones that stand empty.
+  return speeds[family] * used * Math.sqrt(1 / (1 / rows + 1 / cols))
+}
+
+/** One shape and what is to be tried for it, in order. */
+export interface MeasureStep {
+  readonly shape: TimedShape
+  readonly variants: ReadonlyArray<MatmulVariant>
+}
+
+/** What is tried, in order: the `first` most promising rungs of every shape, then the others of each. */
+export const measureSteps = (
+  variants: ReadonlyArray<MatmulVariant>,
+  shapes: ReadonlyArray<TimedShape>,
+  first = 3
+): ReadonlyArray<MeasureStep> => {
+  const ranked = shapes.map((shape): MeasureStep => {
+    const whole = shapeOf(shape, 0)
+    const fitting = variants.filter(
+      (v) => isCandidate(v, shape.storage, shapeKind(whole)) && unfit(v, whole) === undefined
+    )
+    return { shape, variants: fitting.sort((a, b) => promiseOf(b, shape) - promiseOf(a, shape)) }
+  })
+  const part = (from: number, to?: number) => ranked.map((s) => ({ ...s, variants: s.variants.slice(from, to) }))
+  return [...part(0, first), ...part(first)].filter((s) => s.variants.length > 0)
+}
+
+const inOrder = <T extends RungTime>(times: ReadonlyArray<T>): ReadonlyArray<T> =>
+  [...times].sort((a, b) => a.microseconds - b.microseconds)
+
 /** The fastest of each class; what f16 found serves int8 and int4 too, where it holds for them. */
 export const fastest = (
   times: ReadonlyArray<RungTime & { readonly shape: MatmulShape; readonly variant: MatmulVariant }>,
@@ -107,7 +154,7 @@ export const fastest = (
 ): MatmulChoice["byClass"] => {
   const byClass: Partial<Record<ShapeClass, MatmulVariant>> = {}
   for (const { shape } of times) {
-    const own = times.filter((t) => t.class === shapeClass(shape)).sort((a, b) => a.microseconds - b.microseconds)
+    const own = inOrder(times.filter((t) => t.class === shapeClass(shape)))
     for (const storage of shape.storage === "f16" ? (["f16", "int8", "int4"] as const) : [shape.storage]) {
       const best = own.find((t) => holds(t.variant, shape.layout, storage))
       if (best) byClass[shapeClass({ ...shape, storage })] = best.variant
@@ -131,12 +178,6 @@ const launch = (gpuOps: ReturnType<typeof makeOps>, layout: Layout, x: MatmulArg
   else gpuOps.matmulTN(tape, x)
 }
 
-const layouts: ReadonlyArray<readonly [Layout, ReadonlyArray<Storage>]> = [
-  ["NT", ["f32", "f16", "int8", "int4"]],
-  ["NN", ["f32", "f16", "int8", "int4"]],
-  ["TN", ["f32"]]
-]
-
 /** The largest |x − y| / (|y| + rms(y)); infinite where something is no number. */
 const difference = (x: ArrayLike<number>, y: ArrayLike<number>): number => {
   let square = 0
@@ -150,8 +191,9 @@ const difference = (x: ArrayLike<number>, y: ArrayLike<number>): number => {
   return worst
 }
 
-/** Results of one product by each rung, all from the same input; a failure stays with its rung. */
-const verify = Effect.fnUntraced(function* (layout: Layout, storage: Storage, variants: ReadonlyArray<MatmulVariant>) {
+/** What is wrong with the results of one product by a rung, against the simplest one's from the same input; undefined where nothing is. */
+const faultOf = Effect.fnUntraced(function* (variant: MatmulVariant, layout: Layout, storage: Storage) {
+  if (variant === "tiled") return undefined
   const gpu = yield* Gpu
   const [m, n, k, k2] = [68, 132, 300, layout === "TN" ? 0 : 12]
   const values = noise(k * Math.max(m, n) + m * n)
@@ -168,26 +210,18 @@ const verify = Effect.fnUntraced(function* (layout: Layout, storage: Storage, va
   const a = yield* upload(7, m * k)
   const once = { bias: yield* upload(3, n), residual: yield* upload(11, m * n) }
   const extra = { a: yield* upload(5, m * k2), b: yield* upload(2, n * k2), k: k2 }
-  const product = Effect.fnUntraced(function* (variant: MatmulVariant) {
+  const product = Effect.fnUntraced(function* (by: MatmulVariant) {
     const out = yield* gpu.alloc("calibration", "f32", m * n)
     const x = { a, b, out, m, n, k, alpha: 0.5, ...(layout === "TN" ? {} : { ...once, extra }) }
-    yield* gpu.submit("calibration", launch(makeOps(gpu.info, onlyVariant(variant)), layout, x))
+    yield* gpu.submit("calibration", launch(makeOps(gpu.info, onlyVariant(by)), layout, x))
     return yield* gpu.read(out)
   }, Effect.scoped)
   const simplest = yield* product("tiled")
-  const dropped: Array<DroppedRung> = []
-  for (const variant of variants) {
-    const tolerance = ["half", "matrix"].includes(rungOf(variant).family) ? 4e-3 : 1e-4
-    const result = yield* Effect.result(product(variant))
-    const reason =
-      result._tag === "Failure"
-        ? result.failure.message
-        : difference(result.success, simplest) <= tolerance
-          ? undefined
-          : `its results differ by ${difference(result.success, simplest).toPrecision(2)} of their size`
-    if (reason !== undefined) dropped.push({ variant, where: `${layout} ${storage}`, reason })
-  }
-  return dropped
+  const tolerance = ["half", "matrix"].includes(rungOf(variant).family) ? 4e-3 : 1e-4
+  const result = yield* Effect.result(product(variant))
+  if (result._tag === "Failure") return result.failure.message
+  const error = difference(result.success, simplest)
+  return error <= tolerance ? undefined : `its results differ by ${error.toPrecision(2)} of their size`
 }, Effect.scoped)
 
 /** Fills a tensor with copies of a shorter one. */
@@ -198,11 +232,13 @@ const fill = (tensor: Tensor, from: Tensor) => (tape: Tape) => {
   }
 }
 
-/** Microseconds of one product by each of `variants`: the best of a few runs, by timestamps where there are any. */
+/**
+ * Microseconds of one product by each of `variants` that `may` be tried: the best of a few runs, by timestamps where there are any.
+ */
 const time = Effect.fnUntraced(function* (
   s: TimedShape,
   variants: ReadonlyArray<MatmulVariant>,
-  onTry: MeasureOptions["onTry"]
+  may: (variant: MatmulVariant) => Effect.Effect<boolean, GpuError, Gpu>
 ) {
   const gpu = yield* Gpu
   const [rows, cols] = s.layout === "NT" ? [s.n, s.k] : [s.k, s.n]
@@ -228,7 +264,7 @@ const time = Effect.fnUntraced(function* (
   const x = { a, b: operand, out, m: s.m, n: s.n, k: s.k, ...capacity }
   const times: Array<{ variant: MatmulVariant; microseconds: number }> = []
   for (const variant of variants) {
-    if (onTry) yield* onTry(variant)
+    if (!(yield* may(variant))) continue
     const record = launch(makeOps(gpu.info, onlyVariant(variant)), s.layout, x)
     let best = Number.POSITIVE_INFINITY
     let spent = 0
@@ -249,10 +285,13 @@ const time = Effect.fnUntraced(function* (
   return times
 }, Effect.scoped)
 
-/** Verifies and times on this device; seconds of its time, and up to 200 MB of its memory while it lasts. */
+/** Verifies and times on this device; up to `seconds` of its time, and up to 200 MB of its memory while it lasts. */
 export const measureMatmul = (options: MeasureOptions = {}): Effect.Effect<MatmulMeasurement, GpuError, Gpu> =>
   Effect.gen(function* () {
     const gpu = yield* Gpu
+    const seconds = options.seconds ?? 60
+    const end = (yield* Clock.currentTimeMillis) + 1000 * seconds
+    const late = Effect.map(Clock.currentTimeMillis, (now) => now >= end)
     const dropped: Array<DroppedRung> = []
     const usable: Array<MatmulVariant> = []
     for (const variant of options.variants ?? matmulVariants) {
@@ -261,27 +300,51 @@ export const measureMatmul = (options: MeasureOptions = {}): Effect.Effect<Matmu
       if (reason === undefined) usable.push(variant)
       else dropped.push({ variant, where: "everywhere", reason })
     }
-    for (const variant of usable) {
-      if (variant === "tiled") continue
+    const verified = new Map<string, boolean>()
+    const skip = (variant: MatmulVariant, where: string) =>
+      dropped.push({ variant, where, reason: `not tried: the ${seconds} seconds for all of it were up` })
+    /** Whether a rung computes what it should; looked at once for each layout and storage. */
+    const holds = Effect.fnUntraced(function* (variant: MatmulVariant, layout: Layout, storage: Storage) {
+      const key = `${variant} ${layout} ${storage}`
+      const known = verified.get(key)
+      if (known !== undefined) return known
       if (options.onTry) yield* options.onTry(variant)
-      for (const [layout, storages] of layouts) {
-        if (rungOf(variant).family === "gemv" && layout !== "NT") continue
-        for (const storage of storages) dropped.push(...(yield* verify(layout, storage, [variant])))
+      const reason = yield* faultOf(variant, layout, storage)
+      verified.set(key, reason === undefined)
+      if (reason !== undefined) dropped.push({ variant, where: `${layout} ${storage}`, reason })
+      return reason === undefined
+    })
+    const times: Array<RungTime & { readonly shape: MatmulShape; readonly variant: MatmulVariant }> = []
+    for (const { shape: s, variants } of measureSteps(usable, options.shapes ?? timedShapes)) {
+      const shape = shapeOf(s, 0)
+      const name = shapeClass(shape)
+      const may = Effect.fnUntraced(function* (variant: MatmulVariant) {
+        if (yield* late) {
+          skip(variant, name)
+          return false
+        }
+        return yield* holds(variant, s.layout, s.storage)
+      })
+      const own = yield* time(s, variants, may)
+      for (const t of own) times.push({ ...t, class: name, shape })
+    }
+    // What serves 16-bit weights has yet to be seen to serve those of fewer bits.
+    for (const { class: name, shape, variant } of inOrder(times)) {
+      if (shape.storage !== "f16") continue
+      for (const storage of ["int8", "int4"] as const) {
+        const better = inOrder(times).find(
+          (t) => t.class === name && verified.get(`${t.variant} ${shape.layout} ${storage}`) === true
+        )
+        if (better !== undefined) continue
+        if (yield* late) skip(variant, shapeClass({ ...shape, storage }))
+        else yield* holds(variant, shape.layout, storage)
       }
     }
-    const holds = (variant: MatmulVariant, layout: Layout, storage: Storage): boolean =>
-      !dropped.some((d) => d.variant === variant && (d.where === "everywhere" || d.where === `${layout} ${storage}`))
-    const times: Array<RungTime & { readonly shape: MatmulShape; readonly variant: MatmulVariant }> = []
-    for (const s of options.shapes ?? timedShapes) {
-      const shape = shapeOf(s, 0)
-      const kind = shapeKind(shape)
-      const candidates = usable.filter(
-        (v) => isCandidate(v, s.storage, kind) && unfit(v, shape) === undefined && holds(v, s.layout, s.storage)
-      )
-      for (const t of yield* time(s, candidates, options.onTry)) times.push({ ...t, class: shapeClass(shape), shape })
-    }
     return {
-      byClass: fastest(times, holds),
+      byClass: fastest(
+        times,
+        (variant, layout, storage) => verified.get(`${variant} ${layout} ${storage}`) ?? variant === "tiled"
+      ),
       dropped,
       times: times.map(({ class: name, variant, microseconds }) => ({ class: name, variant, microseconds }))
     }

@@ -11,10 +11,13 @@ import {
   gpuError,
   isCandidate,
   type MeasureOptions,
+  matmulVariants,
   measureMatmul,
+  measureSteps,
   pickVariant,
   ShaderInvalid,
-  type Tape
+  type Tape,
+  timedShapes
 } from "../src/index.ts"
 import { asHardware, DeviceLayer } from "./support.ts"
 
@@ -149,6 +152,19 @@ layer(Layer.mergeAll(DeviceLayer, NodeServices.layer))("calibration", (it) => {
     compileTime
   )
 
+  it.effect("begins nothing when its time is up, says so, and leaves the choice to what the device can do", () =>
+    Effect.gen(function* () {
+      const { service } = yield* pretending()
+      const late = yield* measureMatmul({ ...few, seconds: 0 }).pipe(Effect.provideService(Gpu, service))
+      assert.deepStrictEqual([late.byClass, late.times], [{}, []])
+      assert.deepStrictEqual(
+        late.dropped.map((d) => `${d.variant} ${d.where}`).sort(),
+        ["NN.many.f32", "NT.many.f32"].flatMap((c) => [`register64 ${c}`, `tiled ${c}`]).sort()
+      )
+      for (const d of late.dropped) assert.include(d.reason, "not tried")
+    })
+  )
+
   it.effect(
     "software devices and the null device are left alone, and a folder that cannot be written is not fatal",
     () =>
@@ -198,6 +214,27 @@ describe("what follows from times", () => {
     assert.isTrue(isCandidate("gemv", "f16", "few"))
     assert.isFalse(isCandidate("register256x16", "f32", "many"))
     assert.isTrue(isCandidate("register256x16", "f32", "thin"))
+  })
+
+  it("begins with the most promising rungs of every class, and comes to all of them once", () => {
+    const steps = measureSteps(matmulVariants, timedShapes, 2)
+    const waves = [steps.slice(0, timedShapes.length), steps.slice(timedShapes.length)]
+    assert.deepStrictEqual(
+      waves[0]?.map((s) => s.shape),
+      timedShapes
+    )
+    for (const s of waves[0] ?? []) assert.lengthOf(s.variants, 2)
+    for (const s of waves[1] ?? []) assert.isAbove(s.variants.length, 0)
+    const firstOf = (kind: string) =>
+      steps.find(({ shape: s }) => `${s.layout} ${s.storage} ${s.capacity ?? s.m}` === kind)?.variants[0]
+    assert.match(firstOf("NT f16 2048") ?? "", /^matrix128/)
+    assert.strictEqual(firstOf("NT f16 8"), "gemv")
+    assert.strictEqual(firstOf("NT f32 2048"), "register128")
+    const pairs = steps.flatMap(({ shape: s, variants }) =>
+      variants.map((v) => `${v} ${s.layout} ${s.storage} ${s.m} ${s.n}`)
+    )
+    assert.strictEqual(new Set(pairs).size, pairs.length)
+    assert.isAbove(pairs.length, 60)
   })
 
   it("reaches the choice of a rung through the device's info", () => {
