@@ -5,17 +5,17 @@
  *          [--layers N] [--vocab N] [--shard-bytes 5000000000] [--tokenizer DIR]
  *
  * Values are normal with standard deviation 0.02 (norms 1 ± 0.05), made as stored bits: 16 random bits pick one of 65,536
- * quantiles from a table. A tensor's values follow from the seed and its name alone, whatever the shards. Two buffers of
- * 8 MiB are all the memory it takes. `config.json` comes last, so a killed run leaves no folder that looks whole.
+ * quantiles from a table. A tensor's values follow from the seed and its name alone, whatever the shards. One buffer of
+ * 4 Mi elements is all the memory it takes. `config.json` comes last, so a killed run leaves no folder that looks whole.
  */
-import { existsSync } from "node:fs"
-import { copyFile, mkdir, open, readdir, rename, writeFile } from "node:fs/promises"
 import { parseArgs } from "node:util"
 import { NodeServices } from "@effect/platform-node"
-import { Effect } from "effect"
+import { Effect, FileSystem } from "effect"
 import { type ModelConfig, tensorShapes, writeConfig } from "../src/Config.ts"
 import { encodeBf16, encodeF16 } from "../src/internal/half.ts"
+import { elementsOf } from "../src/internal/safetensors-layout.ts"
 import { modelPresets as presets } from "../src/Presets.ts"
+import { type StreamedTensor, writeShardedSafetensors } from "../src/SafetensorsStream.ts"
 
 export type Dtype = "bf16" | "f16" | "f32"
 
@@ -77,51 +77,31 @@ const fill = (
   return x
 }
 
-interface Tensor {
-  readonly name: string
-  readonly shape: ReadonlyArray<number>
-  readonly elements: number
-}
-
-/** Elements of one buffer, even. */
+/** Elements of one piece, even. */
 const chunk = 4 * 1024 * 1024
 
-/** Writes one file; generation of a chunk overlaps the writing of the one before. */
-const writeShard = async (path: string, tensors: ReadonlyArray<Tensor>, dtype: Dtype, seed: number): Promise<void> => {
+/** The model's tensors in order of their names; `produce` fills one buffer that all of them share. */
+const randomTensors = (config: ModelConfig, dtype: Dtype, seed: number): ReadonlyArray<StreamedTensor> => {
   const { name: stored, bytes } = dtypes[dtype]
-  let position = 0
-  const entries = tensors.map(({ name, shape, elements }) => {
-    const begin = position
-    position += elements * bytes
-    return `${JSON.stringify(name)}:{"dtype":"${stored}","shape":[${shape.join(",")}],"data_offsets":[${begin},${position}]}`
-  })
-  const json = Buffer.from(`{"__metadata__":{"format":"pt"},${entries.join(",")}}`)
-  const head = Buffer.alloc(8 + Math.ceil(json.length / 8) * 8, 0x20)
-  head.writeBigUInt64LE(BigInt(head.length - 8))
-  json.copy(head, 8)
   const tables = { norm: tableOf(dtype, 1, 0.05), other: tableOf(dtype, 0, 0.02) }
-  const buffers = [0, 1].map(() => (bytes === 2 ? new Uint16Array(chunk) : new Uint32Array(chunk)))
-  const file = await open(`${path}.tmp`, "w")
-  try {
-    let pending: Promise<unknown> = file.writeFile(head)
-    let turn = 0
-    for (const { name, elements } of tensors) {
-      const table = /norm\.weight$/.test(name) ? tables.norm : tables.other
-      let state = stateOf(seed, name)
-      for (let at = 0; at < elements; at += chunk) {
-        const count = Math.min(chunk, elements - at)
-        const buffer = buffers[turn++ % 2]!
-        state = fill(buffer, count, table, state)
-        await pending
-        pending = file.writeFile(new Uint8Array(buffer.buffer, 0, count * bytes))
-      }
-    }
-    await pending
-    await file.sync()
-  } finally {
-    await file.close()
-  }
-  await rename(`${path}.tmp`, path)
+  const buffer = bytes === 2 ? new Uint16Array(chunk) : new Uint32Array(chunk)
+  return [...tensorShapes(config)]
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([name, shape]) => ({
+      name,
+      shape,
+      dtype: stored,
+      produce: Effect.fnUntraced(function* (emit) {
+        const table = /norm\.weight$/.test(name) ? tables.norm : tables.other
+        const elements = elementsOf(shape)
+        let state = stateOf(seed, name)
+        for (let at = 0; at < elements; at += chunk) {
+          const count = Math.min(chunk, elements - at)
+          state = fill(buffer, count, table, state)
+          yield* emit(new Uint8Array(buffer.buffer, 0, count * bytes))
+        }
+      })
+    }))
 }
 
 export interface RandomCheckpoint {
@@ -135,54 +115,26 @@ export interface RandomCheckpoint {
   readonly tokenizer?: string | undefined
 }
 
-/** Returns the number of parameters. The folder may exist, but not hold a model. */
-export const writeRandomCheckpoint = async (options: RandomCheckpoint): Promise<number> => {
-  const { config, directory, dtype, seed } = options
+/** Gives the number of parameters. The folder may exist, but not hold a model. */
+export const writeRandomCheckpoint = Effect.fn("writeRandomCheckpoint")(function* (options: RandomCheckpoint) {
+  const { config, directory, dtype, seed, shardBytes } = options
   const { bytes, config: dtypeName } = dtypes[dtype]
-  if (existsSync(`${directory}/config.json`)) throw new Error(`${directory} holds a model already; give another folder`)
-  await mkdir(directory, { recursive: true })
-  const tensors: Array<Tensor> = [...tensorShapes(config)]
-    .map(([name, shape]) => ({ name, shape, elements: shape.reduce((a, b) => a * b, 1) }))
-    .sort((a, b) => (a.name < b.name ? -1 : 1))
-  const shards: Array<Array<Tensor>> = []
-  let room = 0
-  for (const tensor of tensors) {
-    const size = tensor.elements * bytes
-    const last = shards.at(-1)
-    if (last === undefined || size > room) {
-      shards.push([tensor])
-      room = options.shardBytes - size
-    } else {
-      last.push(tensor)
-      room -= size
-    }
-  }
-  const digits = (n: number) => String(n).padStart(5, "0")
-  const nameOf = (i: number) =>
-    shards.length === 1 ? "model.safetensors" : `model-${digits(i + 1)}-of-${digits(shards.length)}.safetensors`
-  for (const [i, shard] of shards.entries()) await writeShard(`${directory}/${nameOf(i)}`, shard, dtype, seed)
-  const parameters = tensors.reduce((sum, { elements }) => sum + elements, 0)
-  const json = (name: string, value: unknown) =>
-    writeFile(`${directory}/${name}`, `${JSON.stringify(value, null, 2)}\n`)
-  if (shards.length > 1) {
-    const map = shards.flatMap((shard, i) => shard.map(({ name }) => [name, nameOf(i)] as const))
-    await json("model.safetensors.index.json", {
-      metadata: { total_size: parameters * bytes },
-      weight_map: Object.fromEntries(map)
-    })
-  }
+  const fs = yield* FileSystem.FileSystem
+  if (yield* fs.exists(`${directory}/config.json`))
+    return yield* Effect.fail(new Error(`${directory} holds a model already; give another folder`))
+  const { totalBytes } = yield* writeShardedSafetensors(directory, randomTensors(config, dtype, seed), { shardBytes })
   const eos = config.eosTokenIds.length === 1 ? config.eosTokenIds[0] : config.eosTokenIds
-  await json("generation_config.json", { bos_token_id: config.bosTokenId, eos_token_id: eos })
+  const generation = { bos_token_id: config.bosTokenId, eos_token_id: eos }
+  yield* fs.writeFileString(`${directory}/generation_config.json`, `${JSON.stringify(generation, null, 2)}\n`)
   if (options.tokenizer !== undefined) {
-    for (const file of await readdir(options.tokenizer)) {
-      if (/^(tokenizer|special_tokens|added_tokens|vocab|merges|chat_template)/.test(file)) {
-        await copyFile(`${options.tokenizer}/${file}`, `${directory}/${file}`)
-      }
+    for (const file of yield* fs.readDirectory(options.tokenizer)) {
+      if (/^(tokenizer|special_tokens|added_tokens|vocab|merges|chat_template)/.test(file))
+        yield* fs.copyFile(`${options.tokenizer}/${file}`, `${directory}/${file}`)
     }
   }
-  await Effect.runPromise(writeConfig(directory, config, dtypeName).pipe(Effect.provide(NodeServices.layer)))
-  return parameters
-}
+  yield* writeConfig(directory, config, dtypeName)
+  return totalBytes / bytes
+})
 
 const usage = `usage: node random-checkpoint.ts --preset ${Object.keys(presets).join("|")} --out DIR
   [--dtype bf16|f16|f32] [--seed N] [--layers N] [--vocab N] [--shard-bytes N] [--tokenizer DIR]`
@@ -220,7 +172,7 @@ const main = async (): Promise<void> => {
     bosTokenId: base.bosTokenId !== null && base.bosTokenId < vocabSize ? base.bosTokenId : null
   }
   const started = performance.now()
-  const parameters = await writeRandomCheckpoint({
+  const write = writeRandomCheckpoint({
     config,
     directory: out,
     dtype,
@@ -228,6 +180,7 @@ const main = async (): Promise<void> => {
     shardBytes: whole("shard-bytes", values["shard-bytes"], 1),
     tokenizer: values.tokenizer
   })
+  const parameters = await Effect.runPromise(write.pipe(Effect.provide(NodeServices.layer)))
   const seconds = (performance.now() - started) / 1000
   const millions = (parameters / 1e6).toFixed(parameters < 1e7 ? 2 : 0)
   process.stdout.write(`${out}: ${millions} M parameters in ${dtype}, written in ${seconds.toFixed(1)} s\n`)

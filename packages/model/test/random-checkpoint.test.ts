@@ -15,7 +15,7 @@ const tinyCoder = fileURLToPath(new URL("../assets/tiny-coder", import.meta.url)
 
 const written = Effect.fnUntraced(function* (options: Omit<RandomCheckpoint, "directory">) {
   const directory = `${yield* temporaryFolder}/model`
-  const parameters = yield* Effect.promise(() => writeRandomCheckpoint({ ...options, directory }))
+  const parameters = yield* writeRandomCheckpoint({ ...options, directory })
   return { directory, parameters }
 })
 
