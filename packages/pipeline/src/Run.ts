@@ -7,10 +7,19 @@
 import { EvalResult, Rollout, type RunManifest, SampleOutcome } from "@srcode/domain"
 import { type ReportRollout, renderReport, resultsTable } from "@srcode/evals"
 import { Gpu } from "@srcode/gpu"
-import { combineAdapters, loadConfig, loadState, loadTokenizer, readAdapter, writeAdapter } from "@srcode/model"
+import {
+  combineAdapters,
+  loadConfig,
+  loadState,
+  loadTokenizer,
+  openCheckpoint,
+  readAdapter,
+  writeAdapter
+} from "@srcode/model"
 import { hashFile, hashJson, RunStore, type StageResult } from "@srcode/store"
 import { Clock, DateTime, Effect, Schema, Stream } from "effect"
 import { evaluateStage } from "./EvaluateStage.ts"
+import { hashModel } from "./Fingerprint.ts"
 import { rewardModelStage } from "./RewardModelStage.ts"
 import { rlStage } from "./RlStage.ts"
 import { RunConfig } from "./RunConfig.ts"
@@ -121,20 +130,13 @@ const writeReport = Effect.fn("Run.report")(function* (options: RunOptions, arms
   return summary
 })
 
-/** Identifies a checkpoint by its configuration and its weight files: the one file, or the index of several. */
-const modelHash = Effect.fn("Run.modelHash")(function* (directory: string) {
-  const config = yield* hashFile(`${directory}/config.json`)
-  const weights = yield* hashFile(`${directory}/model.safetensors`).pipe(
-    Effect.catch(() => hashFile(`${directory}/model.safetensors.index.json`))
-  )
-  return hashJson([config, weights])
-})
-
 export const run = Effect.fn("run")(function* (options: RunOptions) {
   const store = yield* RunStore
   const gpu = yield* Gpu
   const { config } = options
-  const inputs: Record<string, string> = { model: `${yield* modelHash(config.model)} ${config.dtype}` }
+  // The folder is looked at as a whole before anything is made of it: a stage may be hours away.
+  yield* Effect.scoped(openCheckpoint(config.model, { dtype: config.dtype }))
+  const inputs: Record<string, string> = { model: `${yield* hashModel(config.model)} ${config.dtype}` }
   if (config.data !== null) inputs.data = yield* hashFile(config.data)
   const earlier = yield* store.readManifest
   const manifest: RunManifest = {

@@ -2,6 +2,7 @@
 export * from "./Curriculum.ts"
 export * from "./EvaluateStage.ts"
 export * from "./Feedback.ts"
+export * from "./Fingerprint.ts"
 export * from "./Generated.ts"
 export * from "./Models.ts"
 export * from "./Progress.ts"

@@ -5,12 +5,11 @@
  */
 import { UserError } from "@srcode/domain"
 import { locateAdapter, promptIds } from "@srcode/model"
-import { report } from "@srcode/pipeline"
+import { hashAdapter, hashModel, report } from "@srcode/pipeline"
 import type { TextModel } from "@srcode/serve"
 import { hashJson, openBatch, readJsonLinesNumbered } from "@srcode/store"
 import { Console, Effect, Layer, Option, Ref, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
-import { hashAdapter, hashModel } from "../fingerprint.ts"
 import { gpuLayerFromFlags, progressLayer } from "../layers.ts"
 import { adapterFlag, type ModelChoice, modelFlags } from "../model.ts"
 import { fileFlag } from "../root.ts"

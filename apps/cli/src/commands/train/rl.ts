@@ -14,14 +14,13 @@ import {
   makeGenerator,
   readAdapter
 } from "@srcode/model"
-import { maxSequence, planReinforce, reinforce } from "@srcode/pipeline"
+import { hashAdapter, hashModel, maxSequence, planReinforce, reinforce } from "@srcode/pipeline"
 import { hashFile, hashJson, RunStore, readJsonLines } from "@srcode/store"
 import { Teacher } from "@srcode/teacher"
 import { makePpoTrainer, PpoSettings, ppoPassShapes, RewardPreset } from "@srcode/trainer"
 import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { decodeStrict, readConfig } from "../../config.ts"
-import { hashAdapter, hashModel } from "../../fingerprint.ts"
 import { gpuLayerFromFlags, progressLayer, recordingsFlag, teacherFlag, teacherLayer } from "../../layers.ts"
 import { modelFlags, openModel } from "../../model.ts"
 import { fileFlag } from "../../root.ts"

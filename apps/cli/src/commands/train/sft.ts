@@ -16,7 +16,7 @@ import {
   unpackLora,
   writeAdapter
 } from "@srcode/model"
-import { report } from "@srcode/pipeline"
+import { hashAdapter, hashModel, report } from "@srcode/pipeline"
 import { hashFile, hashJson, type MetricsWriter, RunStore, readJsonLinesNumbered } from "@srcode/store"
 import {
   completionRow,
@@ -30,7 +30,6 @@ import {
 import { Console, Effect, Layer, Option, Ref, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { decodeStrict, readConfig } from "../../config.ts"
-import { hashAdapter, hashModel } from "../../fingerprint.ts"
 import { gpuLayerFromFlags, progressLayer } from "../../layers.ts"
 import { modelFlags, openModel } from "../../model.ts"
 import { fileFlag } from "../../root.ts"

@@ -17,7 +17,7 @@ const hashFolder = Effect.fnUntraced(function* (directory: string, belongs: RegE
   return hashJson(files)
 })
 
-/** Configuration, every weight file, and the tokenizer where there is one. */
+/** Configuration, every weight file (all shards and their index), and the tokenizer where there is one. */
 export const hashModel = (directory: string) => hashFolder(directory, modelFile)
 
 /** Settings and weights of a PEFT folder. */
