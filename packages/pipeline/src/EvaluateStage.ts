@@ -6,13 +6,13 @@ import { Analyzer } from "@srcode/codeql"
 import { CorpusJudge, Dataset, type EvalPrompt } from "@srcode/dataset"
 import { EvalResult, SampleOutcome, type Snippet } from "@srcode/domain"
 import { type BenchTask, rateOf, runTinyBench } from "@srcode/evals"
-import { type Lora, type Model, makeGenerator, promptIds, type Tokenizer } from "@srcode/model"
+import { type GeneratorOptions, type Lora, type Model, makeGenerator, promptIds, type Tokenizer } from "@srcode/model"
 import { RunStore } from "@srcode/store"
 import { Effect, Stream } from "effect"
-import { functionBody, respond } from "./Generated.ts"
+import { functionBody, generatorFor, respond } from "./Generated.ts"
 import { longestSequence, openAdapter, openBase, openTuned } from "./Models.ts"
 import { report } from "./Progress.ts"
-import type { RunConfig } from "./RunConfig.ts"
+import type { EvaluationConfig, RunConfig } from "./RunConfig.ts"
 import { readWorld } from "./World.ts"
 
 /** `base`, `sft`, or `rl-<preset>`. */
@@ -39,6 +39,35 @@ export interface MeasuredModel {
   readonly lora: Lora | null
 }
 
+/** One sample a prompt from an engine with room for these prompts. */
+const answer = Effect.fnUntraced(function* (
+  open: MeasuredModel,
+  prompts: ReadonlyArray<string>,
+  engine: GeneratorOptions,
+  { evaluation, seed }: Pick<RunConfig, "evaluation" | "seed">
+) {
+  const { temperature, topP, maxTokens } = evaluation
+  return yield* respond({
+    generator: yield* makeGenerator(open.model.decoder, engine),
+    tokenizer: open.tokenizer,
+    lora: open.lora,
+    prompts,
+    sampling: { temperature, topP, maxTokens, seed }
+  })
+})
+
+const lengthsOf = (tokenizer: Tokenizer, prompts: ReadonlyArray<{ readonly prompt: string }>): ReadonlyArray<number> =>
+  prompts.map(({ prompt }) => promptIds(tokenizer, prompt).length)
+
+/** What `measure` asks and the engine it takes, for an adapter of `rank` (0: none); a memory plan allocates the same engine. */
+export const planMeasure = Effect.fn("Evaluate.plan")(function* (tokenizer: Tokenizer, evaluation: EvaluationConfig) {
+  const { benchmark } = yield* Dataset
+  const prompts = spread(yield* benchmark, evaluation.limit)
+  const lengths = lengthsOf(tokenizer, prompts)
+  const { maxTokens } = evaluation
+  return { prompts, engine: (rank: number) => generatorFor(lengths, { maxTokens, rank: Math.max(1, rank) }) }
+})
+
 /** The embedded benchmark for any open model. */
 export const measure = Effect.fn("Evaluate.measure")(function* (
   open: MeasuredModel,
@@ -47,31 +76,11 @@ export const measure = Effect.fn("Evaluate.measure")(function* (
 ) {
   const { evaluation } = config
   const judge = yield* CorpusJudge
-  const { benchmark } = yield* Dataset
-  const prompts = spread(yield* benchmark, evaluation.limit)
-  const encoded = prompts.map((p) => promptIds(open.tokenizer, p.prompt).length)
-  const longest = Math.max(...encoded)
-  const slots = Math.min(64, prompts.length)
-  const generator = yield* makeGenerator(open.model.decoder, {
-    slots,
-    capacity: longest + evaluation.maxTokens,
-    prefill: Math.max(longest, Math.min(2048, slots * longest)),
-    rank: open.lora?.rank ?? 1
-  })
+  const { prompts, engine } = yield* planMeasure(open.tokenizer, evaluation)
   const stage = `eval ${arm}`
   yield* report({ stage, step: 0, total: prompts.length, unit: "programs" })
-  const responses = yield* respond({
-    generator,
-    tokenizer: open.tokenizer,
-    lora: open.lora,
-    prompts: prompts.map((p) => p.prompt),
-    sampling: {
-      temperature: evaluation.temperature,
-      topP: evaluation.topP,
-      maxTokens: evaluation.maxTokens,
-      seed: config.seed
-    }
-  })
+  const texts = prompts.map((p) => p.prompt)
+  const responses = yield* answer(open, texts, engine(open.lora?.rank ?? 0), config)
   const tasks = prompts.map((p): BenchTask => ({ id: p.id, group: p.family, prompt: p.prompt, heldOut: p.heldOut }))
   const byId = new Map<string, EvalPrompt>(prompts.map((p) => [p.id, p]))
   let done = 0
@@ -105,25 +114,10 @@ const analyse = Effect.fn("Evaluate.analyse")(function* (open: MeasuredModel, ar
     .filter((t) => promptIds(open.tokenizer, t.prompt).length + evaluation.maxTokens <= longestSequence(open.model))
     .slice(0, evaluation.analysed)
   if (tasks.length === 0) return {}
-  const longest = Math.max(...tasks.map((t) => promptIds(open.tokenizer, t.prompt).length))
-  const generator = yield* makeGenerator(open.model.decoder, {
-    slots: tasks.length,
-    capacity: longest + evaluation.maxTokens,
-    prefill: Math.max(2048, longest),
-    rank: open.lora?.rank ?? 1
-  })
-  const responses = yield* respond({
-    generator,
-    tokenizer: open.tokenizer,
-    lora: open.lora,
-    prompts: tasks.map((t) => t.prompt),
-    sampling: {
-      temperature: evaluation.temperature,
-      topP: evaluation.topP,
-      maxTokens: evaluation.maxTokens,
-      seed: config.seed
-    }
-  })
+  const { maxTokens } = evaluation
+  const engine = generatorFor(lengthsOf(open.tokenizer, tasks), { maxTokens, rank: open.lora?.rank ?? 1 })
+  const texts = tasks.map((t) => t.prompt)
+  const responses = yield* answer(open, texts, engine, config)
   const snippets = responses.map(
     (r, i): Snippet => ({ id: String(i), language: tasks[i]?.language ?? "c", code: `${r.prompt}${r.text}` })
   )

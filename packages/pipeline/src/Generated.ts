@@ -2,6 +2,7 @@
 import {
   type Generation,
   type Generator,
+  type GeneratorOptions,
   type Lora,
   promptIds,
   type SamplingOptions,
@@ -24,6 +25,24 @@ export interface TextResponse {
 export const functionBody = (text: string): string => {
   const end = /(?:^|\n)\}(?=[ \t\r]*(?:\n|$))/.exec(text)
   return end === null ? text : text.slice(0, end.index + end[0].length)
+}
+
+/** Prompt tokens of one pass of the engine, unless a single prompt has more. */
+const prefillTokens = 2048
+
+/** The engine that answers prompts of these lengths, at most 64 and at most `batchSize` at once; a plan allocates the same. */
+export const generatorFor = (
+  promptLengths: ReadonlyArray<number>,
+  options: { readonly maxTokens: number; readonly rank: number; readonly batchSize?: number }
+): GeneratorOptions => {
+  const longest = promptLengths.reduce((most, length) => Math.max(most, length), 0)
+  const slots = Math.min(64, options.batchSize ?? promptLengths.length)
+  return {
+    slots,
+    capacity: longest + options.maxTokens,
+    prefill: Math.max(longest, Math.min(prefillTokens, slots * longest)),
+    rank: options.rank
+  }
 }
 
 /** Samples one response a prompt; `stream` numbers the prompts for the sampler (default: their index). */

@@ -41,7 +41,7 @@ import {
 } from "@srcode/trainer"
 import { Effect, Schema, Stream } from "effect"
 import { askTeacher, type TeacherFeedback } from "./Feedback.ts"
-import { respond, type TextResponse } from "./Generated.ts"
+import { generatorFor, respond, type TextResponse } from "./Generated.ts"
 import { compareAdapter, longestSequence, openTuned } from "./Models.ts"
 import { report } from "./Progress.ts"
 import { openRewardModel } from "./RewardModelStage.ts"
@@ -124,17 +124,11 @@ export const planReinforce = Effect.fnUntraced(function* (
     return yield* badInput(
       `no prompt with ${settings.maxTokens} further tokens fits ${limit} tokens; take shorter prompts or a smaller maxTokens`
     )
-  const longest = tasks.reduce((max, t) => Math.max(max, promptIds(tokenizer, t.prompt).length), 0)
+  const lengths = tasks.map((task) => promptIds(tokenizer, task.prompt).length)
   // The scale of a rank-stabilised adapter is put into alpha, so that alpha / rank gives it.
   const shape = initial === undefined ? {} : { rank: initial.rank, alpha: initial.scale * initial.rank }
-  const ppo = completePpo({ ...settings, ...shape }, longest)
-  const generator = {
-    slots: Math.min(64, ppo.batchSize),
-    capacity: longest + ppo.maxTokens,
-    prefill: Math.max(longest, Math.min(2048, longest * ppo.batchSize)),
-    rank: ppo.rank
-  }
-  return { tasks, ppo, generator }
+  const ppo = completePpo({ ...settings, ...shape }, Math.max(...lengths))
+  return { tasks, ppo, generator: generatorFor(lengths, ppo) }
 })
 
 /** PPO from prompts to `adapter/`, `value_head.safetensors` and `rollouts.jsonl`. `settings.preset` none asks no teacher. */

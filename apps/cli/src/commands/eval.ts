@@ -1,8 +1,8 @@
 /** `srcode eval`: the embedded benchmark, by compiling and running every sample in the sandbox. */
 import { EvalResult, SampleOutcome } from "@srcode/domain"
 import { resultsTable } from "@srcode/evals"
-import { loadModelTokenizer } from "@srcode/model"
-import { EvaluationConfig, measure } from "@srcode/pipeline"
+import { loadModelTokenizer, loadTokenizer, locateModel, makeGenerator } from "@srcode/model"
+import { EvaluationConfig, measure, planMeasure } from "@srcode/pipeline"
 import { writeJson, writeJsonLines } from "@srcode/store"
 import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
@@ -43,7 +43,12 @@ export const evaluate = Command.make(
       limit: Option.getOrNull(flags.limit)
     })
     const program = Effect.gen(function* () {
-      const { model, lora } = yield* openModel(flags, { adapter: flags.adapter })
+      const directory = yield* locateModel(flags.model)
+      const { engine } = yield* planMeasure(yield* loadTokenizer(directory), evaluation)
+      const { model, lora } = yield* openModel(flags, {
+        adapter: flags.adapter,
+        also: (decoder, section, rank) => section("engine", makeGenerator(decoder, engine(rank)))
+      })
       const tokenizer = yield* loadModelTokenizer(model)
       const { outcomes, result } = yield* measure({ model, tokenizer, lora }, lora === null ? "model" : "adapter", {
         evaluation,
