@@ -4,8 +4,8 @@ import { NodeServices } from "@effect/platform-node"
 import { assert, it } from "@effect/vitest"
 import { Analyzer } from "@srcode/codeql"
 import { CorpusJudge, Dataset } from "@srcode/dataset"
-import { GpuDawn } from "@srcode/gpu"
-import { decodeRunConfig, run } from "@srcode/pipeline"
+import { Gpu, GpuDawn } from "@srcode/gpu"
+import { decodeRunConfig, run, type StagePlan } from "@srcode/pipeline"
 import { RunStore } from "@srcode/store"
 import { Teacher } from "@srcode/teacher"
 import { Trainer } from "@srcode/trainer"
@@ -26,7 +26,12 @@ it.live("runs from PrimeVul rows to a report with a mock teacher and a mock anal
   Effect.gen(function* () {
     const data = fileURLToPath(new URL("./fixtures/primevul.jsonl", import.meta.url))
     const config = yield* decodeRunConfig({ ...smallRun, data })
-    const summary = yield* run({ name: "mock", config, versions: {}, gitCommit: null, notes: [] })
+    let planned = 0
+    const onPlan = ({ plan }: StagePlan) => Effect.sync(() => void (planned = plan.total))
+    const summary = yield* run({ name: "mock", config, versions: {}, gitCommit: null, notes: [], onPlan })
+    const gpu = yield* Gpu
+    // kernels of hardware may take scratch memory of their own
+    if (gpu.info.software) assert.strictEqual((yield* gpu.memory).peak, planned, "the largest stage is as planned")
     const store = yield* RunStore
     assert.deepStrictEqual(
       summary.results.map((r) => r.arm),

@@ -15,6 +15,7 @@ import {
   locateModel,
   type Model,
   type ModelError,
+  type OpenCheckpoint,
   openCheckpoint,
   parameterCount,
   type Quantization,
@@ -82,6 +83,14 @@ const count = (n: number): string =>
       ? `${(n / 1e6).toFixed(n >= 1e8 ? 0 : 1)} M`
       : `${Math.round(n / 1e3)} k`
 
+/** The line that comes before a weight is read. */
+export const tellPlan = (name: string, { config, precision }: OpenCheckpoint, plan: string) => {
+  const { linear, table } = precision
+  const held = linear === table ? linear : `${linear} (embedding and head ${table})`
+  const parameters = count(parameterCount(config))
+  return toStderr(`${name}: ${config.modelType}, ${parameters} parameters as ${held}; memory plan: ${plan}`)
+}
+
 export interface OpenedModel {
   readonly model: Model
   /** The adapter of the flag on the device; null without one. */
@@ -118,13 +127,8 @@ export const openModel = Effect.fn("openModel")(function* (
       if (options.also) yield* options.also(decoder, section, adapter?.rank ?? 0, pass)
     })
   )
-  const { linear, table } = checkpoint.precision
-  const held = linear === table ? linear : `${linear} (embedding and head ${table})`
-  const { modelType } = checkpoint.config
   const pass = options.passes === undefined ? null : candidate
-  yield* toStderr(
-    `${choice.model}: ${modelType}, ${count(parameterCount(checkpoint.config))} parameters as ${held}; memory plan: ${describePlan(plan)}${pass === null ? "" : `; ${describePass(pass)}`}`
-  )
+  yield* tellPlan(choice.model, checkpoint, `${describePlan(plan)}${pass === null ? "" : `; ${describePass(pass)}`}`)
   yield* requireMemory(`${choice.model} on this device`, plan)
   const scale = 1e6
   const model = yield* loadCheckpoint(checkpoint, (done, total) =>

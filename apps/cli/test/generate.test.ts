@@ -161,6 +161,7 @@ describe.concurrent("eval", () => {
       if (ended.code === 1 && /bubblewrap|compiler/.test(ended.stderr)) return isUserError(ended)
       succeeds(ended)
       assert.match(ended.stdout, /FS@1/)
+      assert.match(ended.stderr, /memory plan: weights [\d.]+ kB, engine [\d.]+ [kM]B;/)
       assert.match(ended.stdout, /0\/2/)
       const result = JSON.parse(fs.readFileSync(nodePath.join(folder, "result.json"), "utf8"))
       assert.strictEqual(result.arm, "model")

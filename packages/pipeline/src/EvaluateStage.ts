@@ -4,7 +4,7 @@
  */
 import { Analyzer } from "@srcode/codeql"
 import { CorpusJudge, Dataset, type EvalPrompt } from "@srcode/dataset"
-import { EvalResult, SampleOutcome, type Snippet } from "@srcode/domain"
+import { EvalResult, SampleOutcome, type Snippet, type Task } from "@srcode/domain"
 import { type BenchTask, rateOf, runTinyBench } from "@srcode/evals"
 import { type GeneratorOptions, type Lora, type Model, makeGenerator, promptIds, type Tokenizer } from "@srcode/model"
 import { RunStore } from "@srcode/store"
@@ -105,19 +105,27 @@ export const measure = Effect.fn("Evaluate.measure")(function* (
   return { outcomes, result }
 })
 
+/** The prompts of the run's own data that are analysed, and the engine for them. `limit` bounds prompt and answer together. */
+export const planAnalysis = (
+  tokenizer: Tokenizer,
+  generate: ReadonlyArray<Task>,
+  { analysed, maxTokens }: EvaluationConfig,
+  limit: number
+) => {
+  const fitting = generate.filter((task) => promptIds(tokenizer, task.prompt).length + maxTokens <= limit)
+  const tasks = fitting.slice(0, analysed)
+  const lengths = lengthsOf(tokenizer, tasks)
+  return { tasks, engine: (rank: number) => generatorFor(lengths, { maxTokens, rank: Math.max(1, rank) }) }
+}
+
 /** Sec.Rate on prompts of the run's own data: analysed generations without a finding; both counts are kept. */
 const analyse = Effect.fn("Evaluate.analyse")(function* (open: MeasuredModel, arm: Arm, config: RunConfig) {
   const analyzer = yield* Analyzer
-  const { evaluation } = config
   const { generate } = yield* readWorld()
-  const tasks = generate
-    .filter((t) => promptIds(open.tokenizer, t.prompt).length + evaluation.maxTokens <= longestSequence(open.model))
-    .slice(0, evaluation.analysed)
+  const { tasks, engine } = planAnalysis(open.tokenizer, generate, config.evaluation, longestSequence(open.model))
   if (tasks.length === 0) return {}
-  const { maxTokens } = evaluation
-  const engine = generatorFor(lengthsOf(open.tokenizer, tasks), { maxTokens, rank: open.lora?.rank ?? 1 })
   const texts = tasks.map((t) => t.prompt)
-  const responses = yield* answer(open, texts, engine, config)
+  const responses = yield* answer(open, texts, engine(open.lora?.rank ?? 0), config)
   const snippets = responses.map(
     (r, i): Snippet => ({ id: String(i), language: tasks[i]?.language ?? "c", code: `${r.prompt}${r.text}` })
   )

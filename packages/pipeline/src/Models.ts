@@ -5,6 +5,7 @@ import {
   loadModel,
   loadModelTokenizer,
   type Model,
+  type ModelConfig,
   mergeLora,
   packLora,
   readAdapter,
@@ -23,7 +24,10 @@ export interface OpenModel {
 /** Tokens a sequence of a run may have where the model has the positions. */
 export const maxSequence = 1024
 
-/** Tokens a sequence may have with this model. */
+/** Tokens a sequence may have with a model of this configuration. */
+export const longestSequenceOf = (config: ModelConfig): number => Math.min(maxSequence, config.maxPositionEmbeddings)
+
+/** Tokens a sequence may have with this model as it is opened. */
 export const longestSequence = (model: Model): number => Math.min(maxSequence, model.decoder.rope.positions)
 
 export const openBase = Effect.fn("Models.openBase")(function* (config: RunConfig) {

@@ -6,7 +6,7 @@
  */
 import { EvalResult, Rollout, type RunManifest, SampleOutcome } from "@srcode/domain"
 import { type ReportRollout, renderReport, resultsTable } from "@srcode/evals"
-import { Gpu } from "@srcode/gpu"
+import { Gpu, requireMemory } from "@srcode/gpu"
 import {
   combineAdapters,
   loadConfig,
@@ -23,6 +23,7 @@ import { hashModel } from "./Fingerprint.ts"
 import { rewardModelStage } from "./RewardModelStage.ts"
 import { rlStage } from "./RlStage.ts"
 import { RunConfig } from "./RunConfig.ts"
+import { planRun, type StagePlan } from "./RunPlan.ts"
 import { sftStage } from "./SftStage.ts"
 import { buildWorld } from "./World.ts"
 
@@ -33,6 +34,8 @@ export interface RunOptions {
   readonly gitCommit: string | null
   /** Lines for the report's head, such as why a smaller preset was chosen. */
   readonly notes: ReadonlyArray<string>
+  /** Told of the stage that takes most memory, once the data is known and before a weight is read. */
+  readonly onPlan?: (largest: StagePlan) => Effect.Effect<void>
 }
 
 export interface RunSummary {
@@ -177,6 +180,9 @@ export const run = Effect.fn("run")(function* (options: RunOptions) {
     [],
     buildWorld(config)
   )
+  const largest = yield* planRun(config)
+  if (options.onPlan !== undefined) yield* options.onPlan(largest)
+  yield* requireMemory(`stage ${largest.stage} of this run`, largest.plan)
   yield* stage("eval-base", config.evaluation, config.data === null ? [] : [data], [], evaluateStage(config, "base"))
   const sft = yield* stage("sft", config.sft, [data], ["sft/state"], sftStage(config))
   yield* stage("eval-sft", config.evaluation, [sft], [], evaluateStage(config, "sft"))

@@ -1,17 +1,17 @@
 /** `srcode run`: the whole pipeline in one directory. A second call resumes, and skips what is done. */
 import { fileURLToPath } from "node:url"
 import { UserError } from "@srcode/domain"
-import { Gpu } from "@srcode/gpu"
+import { describePlan, Gpu } from "@srcode/gpu"
 import { type DtypeChoice, locateModel } from "@srcode/model"
 import { decodeRunConfig, embeddedPpo, quickRun, type RunConfig, run as runPipeline } from "@srcode/pipeline"
 import { RunStore, readJson } from "@srcode/store"
-import { Console, Effect, Layer, Option, Schema } from "effect"
+import { Console, Effect, Layer, Option, Schema, Stdio } from "effect"
 import { Command, Flag } from "effect/cli"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
 import packageJson from "../../package.json" with { type: "json" }
 import { oneLine } from "../errors.ts"
 import { gpuLayerFromFlags, judgingLayer, progressLayer, recordingsFlag, teacherFlag, teacherLayer } from "../layers.ts"
-import { dtypeFlag, modelFlag } from "../model.ts"
+import { dtypeFlag, modelFlag, tellPlan } from "../model.ts"
 import { fileFlag } from "../root.ts"
 
 const config = fileFlag("config", "Settings of the run as JSON (default: the embedded demo)").pipe(Flag.optional)
@@ -119,6 +119,7 @@ export const run = Command.make(
       const notes = notesOf(smaller, settings)
       yield* Console.log(`device: ${gpu.info.name}${gpu.info.software ? " (software)" : ""}`)
       for (const note of notes) yield* Console.log(note)
+      const stdio = yield* Stdio.Stdio
       const summary = yield* runPipeline({
         name:
           flags.out
@@ -128,7 +129,11 @@ export const run = Command.make(
         config: settings,
         versions: { srcode: packageJson.version, node: process.versions.node },
         gitCommit: yield* gitCommit,
-        notes
+        notes,
+        onPlan: ({ checkpoint, plan, stage }) =>
+          tellPlan(settings.model, checkpoint, `stage ${stage} takes most: ${describePlan(plan)}`).pipe(
+            Effect.provideService(Stdio.Stdio, stdio)
+          )
       })
       yield* Console.log(`\n${summary.table}`)
       if (summary.rewardModelAccuracy !== null) {
