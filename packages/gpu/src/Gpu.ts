@@ -77,6 +77,16 @@ export interface Observer {
   readonly onDispatches: (label: string, times: ReadonlyArray<DispatchTime>) => void
 }
 
+/**
+ * Work that is submitted many times over, such as decoding steps: recorded once, so that later runs cost the host a tenth. What differs
+ * from run to run must stand in buffers. Its tensors must outlive its last run; the device forgets it when nobody holds it.
+ */
+export interface Program {
+  readonly label: string
+  /** Records the same each time it is called. */
+  readonly record: (tape: Tape) => void
+}
+
 export interface MemoryUse {
   readonly live: number
   readonly peak: number
@@ -99,6 +109,8 @@ export class Gpu extends Context.Service<
     write<E extends ElementType>(tensor: Tensor<E>, data: HostArray<E>): Effect.Effect<void, GpuError>
     /** Records and submits; does not wait for the device. */
     submit(label: string, record: (tape: Tape) => void): Effect.Effect<void, GpuError>
+    /** Submits what `program` recorded, which happens the first time and again only when it has to. */
+    run(program: Program): Effect.Effect<void, GpuError>
     /** Waits for all earlier submits and copies a tensor to the host. */
     read<E extends ElementType>(tensor: Tensor<E>): Effect.Effect<HostArray<E>, GpuError>
     /** Waits until all submitted work is done. */

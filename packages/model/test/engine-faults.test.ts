@@ -114,6 +114,7 @@ layer(DeviceLayer)("engine, ended early", (it) => {
         const faulty = Gpu.of({
           ...gpu,
           submit: (label, record) => failing(gpu.submit(label, record), "submit"),
+          run: (program) => failing(gpu.run(program), "submit"),
           read: (tensor) => failing(gpu.read(tensor), "read")
         })
         const engine = yield* Effect.provideService(

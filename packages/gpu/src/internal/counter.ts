@@ -1,7 +1,7 @@
 /** A Gpu that allocates nothing and computes nothing: it counts bytes, under the limits of the device it stands for. */
 import { Effect } from "effect"
 import { type AdapterInfo, Gpu, type HostArray } from "../Gpu.ts"
-import { gpuError, InvalidDispatch, OutOfMemory } from "../GpuError.ts"
+import { type GpuError, gpuError, InvalidDispatch, OutOfMemory } from "../GpuError.ts"
 import { Tape } from "../Tape.ts"
 import type { ElementType, Tensor } from "../Tensor.ts"
 import { makeScratch } from "./scratch.ts"
@@ -28,6 +28,13 @@ export const makeCounter = (info: AdapterInfo) => {
       return undefined
     }
   })
+  const count = (record: (tape: Tape) => void): Effect.Effect<void, GpuError> =>
+    Effect.suspend(() => {
+      const tape = new Tape(scratch.source)
+      record(tape)
+      scratch.collect()
+      return tape.failure === undefined ? Effect.void : Effect.fail(tape.failure)
+    })
   const gpu = Gpu.of({
     info,
     alloc: <E extends ElementType>(label: string, element: E, length: number) =>
@@ -53,13 +60,8 @@ export const makeCounter = (info: AdapterInfo) => {
           })
       ),
     write: () => Effect.void,
-    submit: (_label, record) =>
-      Effect.suspend(() => {
-        const tape = new Tape(scratch.source)
-        record(tape)
-        scratch.collect()
-        return tape.failure === undefined ? Effect.void : Effect.fail(tape.failure)
-      }),
+    submit: (_label, record) => count(record),
+    run: ({ record }) => count(record),
     read: <E extends ElementType>(tensor: Tensor<E>) =>
       Effect.sync(
         () =>

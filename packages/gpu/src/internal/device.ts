@@ -1,9 +1,8 @@
-/** Opens the adapter and implements the Gpu verbs over a GPUDevice. See GpuDawn.ts. */
+/** Opens the device and implements the Gpu verbs over a GPUDevice. See GpuDawn.ts. */
 import { totalmem } from "node:os"
 import { Clock, Effect, type Scope } from "effect"
-import { create } from "webgpu"
-import { type AdapterInfo, Gpu, type HostArray, type HostSpan, type KernelTime, type Observer } from "../Gpu.ts"
-import type { DeviceChoice, GpuOptions } from "../GpuDawn.ts"
+import { Gpu, type HostArray, type HostSpan, type KernelTime, type Observer, type Program } from "../Gpu.ts"
+import type { GpuOptions } from "../GpuDawn.ts"
 import {
   DeviceLost,
   type GpuError,
@@ -14,18 +13,24 @@ import {
   Validation
 } from "../GpuError.ts"
 import type { KernelName } from "../Kernel.ts"
-import { Tape } from "../Tape.ts"
+import { type Dispatch, Tape } from "../Tape.ts"
 import type { ElementType, Tensor } from "../Tensor.ts"
+import { acquire } from "./adapter.ts"
 import { bufferBytes, largestBuffer } from "./counter.ts"
-import { encodeTape } from "./encode.ts"
-import { matrixConfigs } from "./matrix-configs.ts"
-import { type Compiled, type KernelTexts, makePipelines } from "./pipelines.ts"
+import { encodeTape, type Work } from "./encode.ts"
+import { type KernelTexts, makePipelines } from "./pipelines.ts"
 import { makeScratch } from "./scratch.ts"
-import { makeTimestamps, type Timestamps } from "./timestamps.ts"
+import { makeTimestamps } from "./timestamps.ts"
 
 // WebGPU's numeric flags (the globals are not defined in Node).
 const usage = { mapRead: 1, copySrc: 4, copyDst: 8, storage: 128 }
 const mapModeRead = 1
+
+/** Dispatches of one command buffer: few enough for the device to start early, enough for a submit's cost not to matter. */
+const dispatchesAtOnce = 64
+
+const dispatchesOf = (tape: Tape): ReadonlyArray<Dispatch> =>
+  tape.entries.flatMap((e) => (e._tag === "Dispatch" ? [e.dispatch] : []))
 
 const wantedFeatures: ReadonlyArray<string> = [
   "shader-f16",
@@ -44,81 +49,6 @@ const wantedLimits = [
   "maxComputeWorkgroupSizeX",
   "maxImmediateSize"
 ] as const
-
-const hints: Record<DeviceChoice, string> = {
-  auto: "no Vulkan driver was found; run `npm run setup`, which installs a software one where there is no GPU",
-  hardware: "only software drivers were found; install the GPU's Vulkan driver or use --device auto",
-  lavapipe: "install Mesa's lavapipe 23.1 or newer (package mesa-vulkan-drivers) or run `npm run setup`",
-  swiftshader: "run `npm run setup -- --driver swiftshader`",
-  null: "Dawn's null backend did not start; reinstall node_modules"
-}
-
-const matches = (choice: DeviceChoice, info: AdapterInfo): boolean => {
-  const text = `${info.name} ${info.driver} ${info.architecture}`.toLowerCase()
-  switch (choice) {
-    case "auto":
-    case "null":
-      return true
-    case "hardware":
-      return !info.software
-    case "lavapipe":
-      return text.includes("llvmpipe") || text.includes("lavapipe")
-    case "swiftshader":
-      return text.includes("swiftshader")
-  }
-}
-
-const describe = (adapter: GPUAdapter, backendNull: boolean): AdapterInfo => {
-  const info = adapter.info
-  const limits: Record<string, number> = {}
-  for (const key in adapter.limits) {
-    const value: unknown = Reflect.get(adapter.limits, key)
-    if (typeof value === "number") limits[key] = value
-  }
-  const features = [...adapter.features].map(String).sort()
-  return {
-    name: info.device || info.description || info.vendor || "unknown",
-    vendor: info.vendor,
-    architecture: info.architecture,
-    driver: info.description,
-    backend: backendNull
-      ? "null"
-      : process.platform === "darwin"
-        ? "metal"
-        : process.platform === "win32"
-          ? "d3d12"
-          : "vulkan",
-    software: backendNull || (info.isFallbackAdapter ?? false),
-    features,
-    limits,
-    subgroupMatrixConfigs: matrixConfigs(info),
-    subgroupSize: features.includes("subgroups") ? [info.subgroupMinSize ?? 0, info.subgroupMaxSize ?? 0] : [0, 0]
-  }
-}
-
-const acquire = (choice: DeviceChoice) =>
-  Effect.gen(function* () {
-    const flags = [
-      "enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia",
-      "disable-dawn-features=timestamp_quantization"
-    ]
-    if (choice === "null") flags.push("backend=null")
-    const refuse = (hint: string) => gpuError(new NoAdapter({ requested: choice, hint }))
-    const instance = yield* Effect.try({ try: () => create(flags), catch: () => refuse(hints[choice]) })
-    // A hardware adapter first; software drivers only answer when fallback is allowed or nothing else is there.
-    for (const forceFallbackAdapter of choice === "lavapipe" || choice === "swiftshader"
-      ? [true, false]
-      : [false, true]) {
-      const adapter = yield* Effect.tryPromise({
-        try: () => instance.requestAdapter({ powerPreference: "high-performance", forceFallbackAdapter }),
-        catch: () => refuse(hints[choice])
-      })
-      if (adapter === null) continue
-      const info = describe(adapter, choice === "null")
-      if (matches(choice, info)) return { instance, adapter, info }
-    }
-    return yield* refuse(hints[choice])
-  })
 
 /** `kernels` are other texts, only in tests. */
 export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, kernels?: KernelTexts) {
@@ -188,9 +118,9 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
   let epoch: bigint | undefined
   const now = (): number => (observer === undefined ? 0 : Number(clock.currentTimeNanosUnsafe() - opened))
   /** Tells the observer what was done since `start`; returns the time. */
-  const span = (phase: HostSpan["phase"], label: string, start: number, encoded?: ReadonlyArray<Compiled>): number => {
+  const span = (phase: HostSpan["phase"], label: string, start: number, encoded?: number): number => {
     const end = now()
-    observer?.onSpan({ phase, label, start, end, ...(encoded && { dispatches: encoded.length }) })
+    observer?.onSpan({ phase, label, start, end, ...(encoded !== undefined && { dispatches: encoded }) })
     return end
   }
 
@@ -241,14 +171,6 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
       return Effect.void
     })
 
-  const resolve = (tape: Tape) =>
-    pipelines.resolve(tape.entries.flatMap((e) => (e._tag === "Dispatch" ? [e.dispatch] : [])))
-
-  const encode = (tape: Tape, compiled: ReadonlyArray<Compiled>, pass?: Timestamps["pass"]): GPUCommandBuffer => {
-    dispatches += compiled.length
-    return encodeTape(device, tape, compiled, pass)
-  }
-
   const record = (label: string, body: (tape: Tape) => void): Effect.Effect<Tape, GpuError> =>
     Effect.suspend(() => {
       if (failure !== undefined) return Effect.fail(failure)
@@ -266,23 +188,51 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
     catch: stopped("waiting for the device")
   }).pipe(Effect.andThen(check))
 
+  /** Records and looks pipelines up. */
+  const prepare = Effect.fnUntraced(function* (label: string, body: (tape: Tape) => void, again: boolean) {
+    let at = now()
+    const tape = yield* record(label, body)
+    at = span("record", label, at)
+    const compiled = yield* pipelines.resolve(dispatchesOf(tape))
+    span("compile", label, at)
+    const work: Work = { tape, compiled, groups: again ? [] : undefined }
+    return work
+  })
+
+  const launch = (label: string, work: Work): Effect.Effect<void, GpuError> =>
+    Effect.suspend(() => {
+      operation = label
+      let at = now()
+      for (const piece of encodeTape(device, work, dispatchesAtOnce)) {
+        at = span("encode", label, at, piece.dispatches)
+        device.queue.submit([piece.commands])
+        at = span("submit", label, at)
+      }
+      dispatches += work.compiled.length
+      scratch.collect()
+      return check
+    })
+
   const submit = Effect.fnUntraced(function* (label: string, body: (tape: Tape) => void) {
+    if (observer?.dispatches === true) yield* timed(label, body)
+    else yield* launch(label, yield* prepare(label, body, false))
+  })
+
+  const kept = new WeakMap<Program, { readonly work: Work; readonly generation: number }>()
+
+  const run = Effect.fnUntraced(function* (program: Program) {
+    const { label, record: body } = program
     if (observer?.dispatches === true) {
       yield* timed(label, body)
       return
     }
-    let at = now()
-    const tape = yield* record(label, body)
-    at = span("record", label, at)
-    const compiled = yield* resolve(tape)
-    operation = label
-    at = span("compile", label, at)
-    const commands = encode(tape, compiled)
-    at = span("encode", label, at, compiled)
-    device.queue.submit([commands])
-    scratch.collect()
-    span("submit", label, at)
     yield* check
+    const known = kept.get(program)
+    // Temporary buffers that were outgrown since then are gone.
+    if (known !== undefined && known.generation === scratch.generation()) return yield* launch(label, known.work)
+    const work = yield* prepare(label, body, true)
+    kept.set(program, { work, generation: scratch.generation() })
+    yield* launch(label, work)
   })
 
   const readBytes = (buffer: GPUBuffer, offset: number, bytes: number): Effect.Effect<ArrayBuffer, GpuError> =>
@@ -312,17 +262,17 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
 
   /** Submits with a pass for each dispatch and waits; no times where the device has no timestamps. */
   const timed = Effect.fnUntraced(function* (label: string, body: (tape: Tape) => void) {
-    let at = now()
-    const tape = yield* record(label, body)
-    at = span("record", label, at)
-    const compiled = yield* resolve(tape)
-    operation = label
-    at = span("compile", label, at)
-    const dispatched = tape.entries.flatMap((e) => (e._tag === "Dispatch" ? [e.dispatch] : []))
+    const work = yield* prepare(label, body, false)
+    const dispatched = dispatchesOf(work.tape)
     const stamps = features.includes("timestamp-query") ? makeTimestamps(device, dispatched.length) : undefined
-    const commands = [encode(tape, compiled, stamps?.pass)]
-    at = span("encode", label, at, compiled)
-    device.queue.submit(stamps === undefined ? commands : [...commands, stamps.resolve()])
+    let at = now()
+    const pieces = [...encodeTape(device, work, Number.POSITIVE_INFINITY, stamps?.pass)]
+    dispatches += dispatched.length
+    at = span("encode", label, at, dispatched.length)
+    device.queue.submit([
+      ...pieces.map(({ commands }) => commands),
+      ...(stamps === undefined ? [] : [stamps.resolve()])
+    ])
     scratch.collect()
     at = span("submit", label, at)
     yield* check
@@ -368,6 +318,7 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
     alloc,
     write,
     submit,
+    run,
     read,
     idle,
     profile,

@@ -1,43 +1,75 @@
-/** From a tape and its pipelines to one command buffer: all dispatches between two copies share a pass. */
+/**
+ * From a tape and its pipelines to command buffers: all dispatches between two copies share a pass.
+ *
+ * Making a bind group costs the host several times what all else of a dispatch does, so work that runs again keeps its own.
+ */
 import type { Dispatch, Tape } from "../Tape.ts"
 import type { Compiled } from "./pipelines.ts"
+
+/** A tape ready to be encoded, as often as wanted. */
+export interface Work {
+  readonly tape: Tape
+  /** The pipeline of each dispatch, in order. */
+  readonly compiled: ReadonlyArray<Compiled>
+  /** The bind group of each dispatch as far as they were made; undefined for work that runs once. */
+  readonly groups: Array<GPUBindGroup> | undefined
+}
+
+export interface Piece {
+  readonly commands: GPUCommandBuffer
+  readonly dispatches: number
+}
+
+const bindGroup = (device: GPUDevice, { tensors }: Dispatch, layout: GPUBindGroupLayout): GPUBindGroup =>
+  device.createBindGroup({
+    layout,
+    entries: tensors.map(([binding, tensor]) => ({
+      binding,
+      resource: { buffer: tensor.buffer, offset: tensor.offset * 4, size: Math.ceil(tensor.length / 4) * 16 }
+    }))
+  })
 
 const encodeDispatch = (
   device: GPUDevice,
   pass: GPUComputePassEncoder,
   entry: Dispatch,
-  { layout, pipeline }: Compiled
+  index: number,
+  { compiled, groups }: Work
 ): void => {
+  const { layout, pipeline } = compiled[index]!
+  const group = groups?.[index] ?? bindGroup(device, entry, layout)
+  if (groups !== undefined) groups[index] = group
   pass.setPipeline(pipeline)
-  pass.setBindGroup(
-    0,
-    device.createBindGroup({
-      layout,
-      entries: entry.tensors.map(([binding, tensor]) => ({
-        binding,
-        resource: { buffer: tensor.buffer, offset: tensor.offset * 4, size: Math.ceil(tensor.length / 4) * 16 }
-      }))
-    })
-  )
+  pass.setBindGroup(0, group)
   pass.setImmediates(0, entry.immediates)
   pass.dispatchWorkgroups(...entry.grid)
 }
 
-/** `compiled` holds the pipeline of each dispatch in order; with `passOf` each dispatch gets the pass that it begins. */
-export const encodeTape = (
+/**
+ * The tape in command buffers of at most `most` dispatches each, in order: the device can begin with the first while the next is
+ * encoded. With `passOf` each dispatch gets the pass that it begins.
+ */
+export function* encodeTape(
   device: GPUDevice,
-  tape: Tape,
-  compiled: ReadonlyArray<Compiled>,
+  work: Work,
+  most = Number.POSITIVE_INFINITY,
   passOf?: (encoder: GPUCommandEncoder, index: number) => GPUComputePassEncoder
-): GPUCommandBuffer => {
-  const encoder = device.createCommandEncoder()
+): Generator<Piece, void> {
+  let encoder = device.createCommandEncoder()
   let pass: GPUComputePassEncoder | undefined
-  let index = 0
-  for (const entry of tape.entries) {
+  let [index, first] = [0, 0]
+  for (const entry of work.tape.entries) {
     if (entry._tag === "Dispatch") {
+      if (index - first === most) {
+        pass?.end()
+        pass = undefined
+        yield { commands: encoder.finish(), dispatches: most }
+        encoder = device.createCommandEncoder()
+        first = index
+      }
       const own = passOf?.(encoder, index)
       pass ??= own ?? encoder.beginComputePass()
-      encodeDispatch(device, pass, entry.dispatch, compiled[index++]!)
+      encodeDispatch(device, pass, entry.dispatch, index++, work)
       if (own !== undefined) {
         own.end()
         pass = undefined
@@ -58,5 +90,5 @@ export const encodeTape = (
       )
   }
   pass?.end()
-  return encoder.finish()
+  yield { commands: encoder.finish(), dispatches: index - first }
 }

@@ -22,11 +22,14 @@ export interface Scratch {
   readonly source: ScratchSource
   /** Frees what was outgrown; call it when nothing recorded is yet to be submitted. */
   readonly collect: () => void
+  /** Another number once a buffer was outgrown: what was recorded before must not run again. */
+  readonly generation: () => number
 }
 
 export const makeScratch = (options: ScratchOptions): Scratch => {
   const slots = new Map<string, Tensor>()
   const outgrown: Array<GPUBuffer> = []
+  let generation = 0
   const refuse = (label: string, bytes: number, live: number, limit: number, limitName: string) =>
     Result.fail<GpuError>(gpuError(new OutOfMemory({ label, bytes, live, limit, limitName })))
   return {
@@ -39,7 +42,10 @@ export const makeScratch = (options: ScratchOptions): Scratch => {
         return refuse(label, bytes, 0, options.largest, "the device's largest storage binding")
       const full = options.account(bytes)
       if (full !== undefined) return refuse(label, bytes, full.live, full.limit, full.name)
-      if (known !== undefined) outgrown.push(known.buffer)
+      if (known !== undefined) {
+        outgrown.push(known.buffer)
+        generation++
+      }
       const tensor: Tensor = { label, element, offset: 0, length, buffer: options.create(label, bytes) }
       slots.set(slot, tensor)
       return Result.succeed(tensor)
@@ -49,6 +55,7 @@ export const makeScratch = (options: ScratchOptions): Scratch => {
         options.account(-buffer.size)
         buffer.destroy()
       }
-    }
+    },
+    generation: () => generation
   }
 }

@@ -7,7 +7,7 @@
  * known beforehand and uploaded once a burst, so no kernel has to move rows on.
  */
 
-import { alignElements, Gpu, type Ops, sampleSettings, type Tape, type Tensor, window } from "@srcode/gpu"
+import { alignElements, Gpu, type Ops, type Program, sampleSettings, type Tape, type Tensor, window } from "@srcode/gpu"
 import { Effect } from "effect"
 import { allocBatch, type Batch } from "../Batch.ts"
 import type { EngineOptions } from "../Engine.ts"
@@ -42,6 +42,9 @@ interface BurstRow extends Draw {
 
 /** Elements that the logits of one sampling pass may take at most (64 MiB), unless 64 rows need more. */
 const defaultLogitsBudget = 1 << 24
+
+/** Recorded bursts that are kept: a few adapters, or a few counts of rows. */
+const programsKept = 4
 
 export const makeEngineDevice = Effect.fnUntraced(function* (
   decoder: Decoder,
@@ -107,6 +110,28 @@ export const makeEngineDevice = Effect.fnUntraced(function* (
     )
   })
 
+  /** Bursts that were recorded, the one used last at the end. Most have as many rows as there may be. */
+  const programs: Array<Program & { readonly lora: Lora | null; readonly rows: number; readonly steps: number }> = []
+
+  /** All that differs between two bursts of this shape stands in buffers. */
+  const programOf = (lora: Lora | null, rows: number, steps: number): Program => {
+    const at = programs.findIndex((p) => p.lora === lora && p.rows === rows && p.steps === steps)
+    const [known] = at < 0 ? [] : programs.splice(at, 1)
+    const program = known ?? { label: "decode", lora, rows, steps, record: recordBurst(lora, rows, steps) }
+    programs.push(program)
+    if (programs.length > programsKept) programs.shift()
+    return program
+  }
+
+  const recordBurst = (lora: Lora | null, rows: number, steps: number) => (tape: Tape) => {
+    for (let s = 0; s < steps; s++) {
+      const at = (tensor: Tensor<"u32">) => window(tensor, s * stride, stride)
+      const step = { ids: block(s), position: at(positions), kvRow: at(kvRows), mostRows: options.maxSequences }
+      forward(tape, ops, decoder, lora, { ...buffers, ...step, rows, lossRows: 0 }, ws, { ...cache, slot })
+      draw(tape, ws.hidden, rows, s, s + 1)
+    }
+  }
+
   return {
     /** Puts a sequence's pages into the page table. */
     admit: (row: number, pages: ReadonlyArray<number>) =>
@@ -170,17 +195,7 @@ export const makeEngineDevice = Effect.fnUntraced(function* (
         byStep((row, s) => row.kvRow[s] ?? 0)
       )
       yield* gpu.write(settings, settingsOf(burst))
-      yield* gpu.submit("decode", (tape) => {
-        for (let s = 0; s < steps; s++) {
-          const at = (tensor: Tensor<"u32">) => window(tensor, s * stride, stride)
-          const step = { ids: block(s), position: at(positions), kvRow: at(kvRows), mostRows: options.maxSequences }
-          forward(tape, ops, decoder, lora, { ...buffers, ...step, rows: burst.length, lossRows: 0 }, ws, {
-            ...cache,
-            slot
-          })
-          draw(tape, ws.hidden, burst.length, s, s + 1)
-        }
-      })
+      yield* gpu.run(programOf(lora, burst.length, steps))
       return yield* readDrawn(burst.length, steps)
     })
   }
