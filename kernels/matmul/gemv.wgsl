@@ -2,3 +2,4 @@
 // time, and adds over its lanes in the end. What a row of a gives does not depend on ROWS or on the other rows. K and K2 must be multiples of 4.
 //@include matmul/_gemv.wgsl
 //@include weight/_f32_chunk.wgsl
+const NORM = 0u; //@const

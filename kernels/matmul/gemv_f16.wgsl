@@ -1,3 +1,4 @@
 // gemv.wgsl with b held as kernels/weight/_f16.wgsl says.
 //@include matmul/_gemv.wgsl
 //@include weight/_f16_chunk.wgsl
+const NORM = 0u; //@const

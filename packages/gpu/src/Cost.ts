@@ -66,7 +66,7 @@ const matmulPasses = (kernel: string, v: Values): Omit<Cost, "estimated"> => {
 
 const matmul = (kernel: string, v: Values): Omit<Cost, "estimated"> => {
   if (/_(pack|pack_columns|split_finish)$/.test(kernel)) return matmulPasses(kernel, v)
-  const { flags = 0, k = 0, k2 = 0, m = 0, n = 0 } = v
+  const { flags = 0, GATED = 0, k = 0, k2 = 0, m = 0, n = 0, NORM = 0 } = v
   const mode = kernel.includes("_tn_") ? 2 : kernel.includes("_nn_") ? 1 : (v.mode ?? v.MODE ?? 0)
   const [rows, cols] = mode === 0 ? [n, k] : [k, n]
   const packed = /^matmul_(half|matrix)/.test(kernel)
@@ -74,12 +74,14 @@ const matmul = (kernel: string, v: Values): Omit<Cost, "estimated"> => {
   const b = kernel.endsWith("_packed")
     ? n * (2 * (v.b_stride ?? k) + 4)
     : weightBytes(mode === 2 ? "f32" : storageOf(kernel), rows, cols, v.b_stride ?? cols)
-  const out = m * n
+  const out = (m * n) / (1 + GATED)
   const epilogue = has(flags, biasFlag) * n + has(flags, residualFlag) * out + has(flags, accumulateFlag) * out
   const splits = has(flags, partialFlag)
     ? Math.ceil(((v.panels ?? 1) + Math.ceil(k2 / (v.DEPTH ?? 16))) / Math.max(1, v.span ?? 1))
     : 1
-  return { flops: 2 * out * (k + k2), bytes: a + b + 4 * (k2 * n + splits * out + epilogue) }
+  // What the row's norm and the gate would cost in passes of their own.
+  const fused = NORM * 4 * m * k + GATED * 5 * out
+  return { flops: 2 * m * n * (k + k2) + fused, bytes: a + b + 4 * (k2 * n + splits * out + epilogue + NORM * k) }
 }
 
 const headDimOf = (v: Values): number => {

@@ -161,6 +161,13 @@ export const unfit = (variant: MatmulVariant, s: MatmulShape): string | undefine
   return fours.every((d) => d % 4 === 0) ? undefined : "not all of its dimensions are multiples of 4"
 }
 
+/**
+ * Whether a product can take its rows' RMS norm along: the rung picked for it is `gemv`. Other rungs read a once for many columns, where
+ * a pass of its own costs next to nothing. Only for a declared capacity, as the choice must not depend on the rows at hand.
+ */
+export const fusesNorm = (info: AdapterInfo, choice: MatmulChoice | undefined, s: MatmulShape): boolean =>
+  s.capacity !== undefined && s.layout === "NT" && rungOf(pickVariant(info, choice, s)).family === "gemv"
+
 /** Kinds of products that are timed apart: few rows ever (8), some (64), many; thin ones have at most 64 outputs a row. */
 export type ShapeKind = "few" | "some" | "thin" | "many"
 

@@ -30,7 +30,7 @@ export type Ops = ReturnType<typeof makeOps>
 export { type AttentionVariant, attentionVariants, makeAttention } from "./ops/attention.ts"
 export { pagedPartials, pageSize } from "./ops/flashPaged.ts"
 export type { HeadShape } from "./ops/layer.ts"
-export type { MatmulArgs } from "./ops/matmul.ts"
+export type { Fused, FusedArgs, MatmulArgs } from "./ops/matmul.ts"
 export { probeElements } from "./ops/probe.ts"
 export { normBlock, type PolicyLossKind, type PpoLossParams } from "./ops/train.ts"
 export { sampleSettings } from "./ops/vocabulary.ts"

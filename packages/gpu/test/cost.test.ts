@@ -70,6 +70,29 @@ layer(GpuDawn.layerNull)("cost of a dispatch", (it) => {
     })
   )
 
+  it.effect("a product that norms its rows and gates costs what the three do, but for what lies between them", () =>
+    Effect.gen(function* () {
+      const gpu = yield* Gpu
+      const t = yield* gpu.alloc("in", "f32", 1 << 14)
+      const out = yield* gpu.alloc("out", "f32", 1 << 14)
+      const rstd = yield* gpu.alloc("rstd", "f32", 64)
+      const [m, n, k, k2] = [3, 40, 64, 8]
+      const info = { ...gpu.info, software: false, subgroupSize: [32, 32] as const }
+      const args = { a: t, b: t, out, m, n, k, capacity: 4, extra: { a: t, b: t, k: k2 } }
+      const norm = { weight: t, eps: 1e-6 }
+      const kernels = dispatches({ ...info, features: [...info.features, "subgroups"] }, (tape, ops) => {
+        ops.matmulNT(tape, { ...args, norm, gated: true })
+        ops.matmulNT(tape, args)
+        ops.rmsNorm(tape, { x: t, w: t, y: out, rstd, rows: m, dim: k, eps: 1e-6 })
+        ops.swiglu(tape, { gu: t, y: out, rows: m, dim: n / 2 })
+      })
+      assert.strictEqual(kernels[0]?.kernel, "matmul_gemv_norm")
+      const fused = total(kernels.slice(0, 1))
+      assert.strictEqual(fused.flops, total(kernels.slice(1)).flops)
+      assert.strictEqual(fused.bytes, 4 * (m * k + n * k + k2 * (m + n) + (m * n) / 2 + k))
+    })
+  )
+
   it.effect("packed weights: the bytes that the matrix takes on the device, scales included", () =>
     Effect.gen(function* () {
       const gpu = yield* Gpu

@@ -48,7 +48,7 @@ export const forward = (
     "forward",
     `${rows} rows exceed a capacity of ${Math.min(ws.capacity, batch.capacity)}`
   )
-  const ctx = makeContext(tape, ops, decoder, lora, batch, cache)
+  const ctx = makeContext(tape, ops, decoder, lora, batch, ws.save, cache)
   const { C } = ctx
   ops.gatherRows(tape, { table: weights.embed, id: batch.ids, out: ws.layers[0]?.x ?? ws.last, rows, dim: C })
   weights.layers.forEach((w, i) => {
@@ -112,7 +112,7 @@ export const backward = (
     `${config.modelType} cannot be trained in all parameters: its q and k norms are frozen; train an adapter`
   )
   if (g === null) return
-  const ctx = makeContext(tape, ops, decoder, lora, batch)
+  const ctx = makeContext(tape, ops, decoder, lora, batch, true)
   const { shape, C, HD, QKV, FF } = ctx
 
   if (grads.weights)

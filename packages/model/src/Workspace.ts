@@ -188,7 +188,9 @@ const sharedTensors = (config: ModelConfig, options: WorkspaceOptions): Readonly
     tensors.push({ name, elements, spans })
   for (const [name, { width, forward, backward, again }] of Object.entries(layerLifetimes(config, rank))) {
     const [written] = forward
-    if (!save || backward === undefined) share(name, n * width, forward)
+    // Where nothing is kept, the product of gate and up may write their outcome itself while it reads its operands.
+    const held: Span<Step> = !save && name === "activated" ? ["gateUp", forward[1]] : forward
+    if (!save || backward === undefined) share(name, n * width, held)
     else if (checkpointing === "layer") share(name, n * width, [written, backward])
     else if (checkpointing === "selective" && !selected(config.qkNorm).includes(name)) {
       if (again) share(name, n * width, forward, [again, backward])

@@ -23,6 +23,8 @@ export interface MatmulJob {
   readonly b2: F | undefined
   readonly bias: F | undefined
   readonly residual: F | undefined
+  readonly norm: { readonly weight: F; readonly eps: number } | undefined
+  readonly gated: boolean
   readonly out: F
   readonly m: number
   readonly n: number
@@ -120,8 +122,12 @@ const gemv = (tape: Tape, j: MatmulJob, info: AdapterInfo, threads: number): voi
   const SUBGROUPS = threads / info.subgroupSize[1]
   const ROWS = j.m >= 8 ? 8 : j.m > 4 ? 8 : j.m > 2 ? 4 : j.m
   const OUT = ROWS === 8 ? 2 : 4
+  const GATED = j.gated ? 1 : 0
   const grid = [Math.ceil(j.n / (SUBGROUPS * OUT)), Math.ceil(j.m / ROWS)] as const
-  dispatch(tape, "gemv", j.part, operands(j), paramsOf(j), grid, { WG: threads, SUBGROUPS, ROWS, OUT })
+  const constants = { WG: threads, SUBGROUPS, ROWS, OUT }
+  if (j.norm === undefined) return dispatch(tape, "gemv", j.part, operands(j), paramsOf(j), grid, constants)
+  const bindings = { ...operands(j), norm: j.norm.weight }
+  dispatch(tape, "gemv_norm", j.part, bindings, { ...paramsOf(j), eps: j.norm.eps }, grid, { ...constants, GATED })
 }
 
 const padded = (length: number, depth: number): number => Math.ceil(length / depth) * depth
