@@ -7,26 +7,31 @@ import { Progress } from "@srcode/pipeline"
 import { Sandbox } from "@srcode/sandbox"
 import { Teacher, TeacherChat, TeacherReplay, TeacherRules } from "@srcode/teacher"
 import { Trainer } from "@srcode/trainer"
-import { Config, Context, Effect, Layer, Option } from "effect"
+import { Config, Context, Effect, Layer, Option, Schema } from "effect"
 import { Flag } from "effect/cli"
 import { makeProgress } from "./progress.ts"
 import { fileFlag, srcode } from "./root.ts"
 
-/** The null device checks shaders and dispatches and computes nothing: its zeros must not be taken for results. */
+const computesNothing = Effect.fail(
+  gpuError(new NoAdapter({ requested: "null", hint: "it computes nothing; choose another --device" }))
+)
+
+/**
+ * The null device checks shaders and dispatches and computes nothing: its zeros and times must not be taken for results.
+ * Whoever waits for its work, and loading a model does, is told.
+ */
 const withoutResults = (gpu: typeof Gpu.Service) =>
-  Gpu.of({
-    ...gpu,
-    read: () =>
-      Effect.fail(gpuError(new NoAdapter({ requested: "null", hint: "it computes nothing; choose another --device" })))
-  })
+  Gpu.of({ ...gpu, read: () => computesNothing, idle: computesNothing, profile: () => computesNothing })
+
+const Bytes = Schema.FiniteFromString.check(Schema.isGreaterThanOrEqualTo(0))
 
 /** The compute device for a choice; `SRCODE_GPU_MEMORY` (bytes) bounds what it may allocate. */
 export const gpuLayer = (device: DeviceChoice) =>
   Layer.unwrap(
     Effect.gen(function* () {
-      const memory = yield* Config.Finite("SRCODE_GPU_MEMORY").pipe(
+      const memory = yield* Config.schema(Bytes, "SRCODE_GPU_MEMORY").pipe(
         Config.withDefault(0),
-        Effect.mapError(() => new UserError({ message: "SRCODE_GPU_MEMORY must be a number of bytes" }))
+        Effect.mapError(() => new UserError({ message: "SRCODE_GPU_MEMORY must be a number of bytes, such as 16e9" }))
       )
       const layer = GpuDawn.layerWith(memory > 0 ? { device, memory } : { device })
       return device === "null"

@@ -122,6 +122,21 @@ describe.concurrent("the process", () => {
   })
 })
 
+describe.concurrent("the null device", () => {
+  const model = ["--model", nodePath.resolve(import.meta.dirname, "../../../packages/model/assets/tiny-coder")]
+  for (const args of [
+    ["generate", ...model, "--prompt", "int"],
+    ["serve", ...model, "--port", "0"],
+    ["bench", ...model, "--only", "decode", "--steps", "1"]
+  ])
+    it(`${args[0]} refuses it: it computes nothing`, async () => {
+      const ended = await run(args, { env: { SRCODE_DEVICE: "null" } })
+      assert.match(ended.stderr, /srcode: no usable GPU adapter for --device null: it computes nothing; .*--device\n$/)
+      assert.notMatch(ended.stdout, /int|serving|ceilings/)
+      assert.strictEqual(ended.code, 1)
+    })
+})
+
 describe.concurrent("doctor", () => {
   it("--json keeps its contract", async () => {
     const ended = await run(["doctor", "--json", "--device", "null"])
@@ -171,7 +186,9 @@ describe.concurrent("doctor", () => {
   it("settings that make no sense are named", async () => {
     const device = await run(["doctor"], { env: { SRCODE_DEVICE: "abacus" } })
     assert.include(device.stderr, "SRCODE_DEVICE must be one of")
-    const memory = await run(["doctor"], { env: { SRCODE_GPU_MEMORY: "lots" } })
-    assert.include(memory.stderr, "SRCODE_GPU_MEMORY must be a number of bytes")
+    for (const SRCODE_GPU_MEMORY of ["16GB", "-1"]) {
+      const memory = await run(["doctor"], { env: { SRCODE_GPU_MEMORY } })
+      assert.include(memory.stderr, "SRCODE_GPU_MEMORY must be a number of bytes")
+    }
   })
 })
