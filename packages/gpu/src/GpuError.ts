@@ -10,12 +10,15 @@ export class NoAdapter extends Schema.TaggedError<NoAdapter>()("NoAdapter", {
   hint: Schema.String
 }) {}
 
-/** An allocation would pass the memory budget or one of the device's limits; sizes in bytes. */
+/**
+ * An allocation would pass the memory budget or one of the device's limits, or the driver had no more memory to give; sizes
+ * in bytes. The limit is infinite where the device does not say how much memory it has.
+ */
 export class OutOfMemory extends Schema.TaggedError<OutOfMemory>()("OutOfMemory", {
   label: Schema.String,
   bytes: Schema.Finite,
   live: Schema.Finite,
-  limit: Schema.Finite,
+  limit: Schema.Number,
   limitName: Schema.String
 }) {}
 
@@ -40,24 +43,40 @@ export class Validation extends Schema.TaggedError<Validation>()("Validation", {
   detail: Schema.String
 }) {}
 
+/** The limit of a driver that refused: nobody knows its number. */
+const freeMemory = "the device's free memory"
+
 const firstLine = (text: string): string => text.split("\n").find((line) => line.trim() !== "") ?? ""
 
 type Reason = NoAdapter | OutOfMemory | ShaderInvalid | InvalidDispatch | DeviceLost | Validation
+
+const needLess =
+  "hold the weights in less (--quantize int8 or int4, where the command takes it), take smaller batches or shorter sequences"
+
+const describeMemory = ({ bytes, label, limit, limitName, live }: OutOfMemory): string => {
+  const wanted = `not enough device memory for ${label}: ${bytes} bytes wanted with ${live} in use`
+  switch (limitName) {
+    case "the memory budget":
+      return `${wanted}, ${bytes + live - limit} more than the memory budget of ${limit}; ${needLess}, or raise SRCODE_GPU_MEMORY`
+    case freeMemory:
+      return `the device has no memory left at "${label}", with ${live} bytes of srcode's own in use (compare the memory plan, where one was told); ${needLess}, and set SRCODE_GPU_MEMORY to the card's bytes to be told before anything is loaded`
+    default:
+      return `${wanted}, and ${limitName} is ${limit}; ${needLess}`
+  }
+}
 
 const describe = (r: Reason): string => {
   switch (r._tag) {
     case "NoAdapter":
       return `no usable GPU adapter for --device ${r.requested}: ${r.hint}`
     case "OutOfMemory":
-      return r.limitName === "the memory budget"
-        ? `not enough device memory for ${r.label}: ${r.bytes} bytes wanted with ${r.live} in use, ${r.bytes + r.live - r.limit} more than ${r.limitName} of ${r.limit}; use a smaller batch or model, or raise SRCODE_GPU_MEMORY`
-        : `not enough device memory for ${r.label}: ${r.bytes} bytes wanted with ${r.live} in use, and ${r.limitName} is ${r.limit}; use a smaller batch or model`
+      return describeMemory(r)
     case "ShaderInvalid":
       return `kernel ${r.kernel} is invalid: ${firstLine(r.detail)}`
     case "InvalidDispatch":
       return `kernel ${r.kernel} called wrongly: ${firstLine(r.detail)}`
     case "DeviceLost":
-      return `the GPU device was lost: ${firstLine(r.detail)}; start the same command again to resume`
+      return `the GPU device was lost: ${firstLine(r.detail)}; ${/out.?of.?(?:\w+.)?memory/i.test(r.detail) ? `${needLess}, and ` : ""}start the same command again to resume`
     case "Validation":
       return `the GPU rejected ${r.operation}: ${firstLine(r.detail)}`
   }

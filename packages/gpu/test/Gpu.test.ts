@@ -53,6 +53,32 @@ describe("memory", () => {
     )
   )
 
+  it.effect("a driver that runs out, on a device that does not tell its memory, is told with what helps", () =>
+    alone(
+      Effect.gen(function* () {
+        const gpu = yield* Gpu
+        // Dawn's null backend gives out 512 MiB
+        const allocate = Effect.forEach(
+          Array.from({ length: 9 }, (_, i) => `part ${i}`),
+          (label) => Effect.andThen(gpu.alloc(label, "f32", 2 ** 24), gpu.idle)
+        )
+        const error = yield* Effect.flip(allocate)
+        assert.strictEqual(error.reason._tag, "OutOfMemory", error.message)
+        for (const words of [
+          "alloc part 8",
+          `${9 * 2 ** 26} bytes`,
+          "--quantize",
+          "batches",
+          "SRCODE_GPU_MEMORY",
+          "plan"
+        ])
+          assert.include(error.message, words)
+        assert.notMatch(error.message, /Infinity|NaN|\n/)
+      }),
+      { device: "null", memory: Number.POSITIVE_INFINITY }
+    )
+  )
+
   it.effect("buffers over the device's binding limit and impossible lengths are refused", () =>
     alone(
       Effect.gen(function* () {
