@@ -41,7 +41,13 @@ layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", 
           matrices.push(yield* allocMatrix(storage, storage, 24, 8))
         const seen = new Set<KernelName>()
         const software = (lanes: number) => ({ ...gpu.info, software: true, subgroupSize: [lanes, lanes] as const })
-        for (const info of [software(0), software(4), software(8), asHardware(gpu.info)]) {
+        for (const info of [
+          software(0),
+          software(4),
+          software(8),
+          asHardware(gpu.info),
+          { ...gpu.info, software: false }
+        ]) {
           const ops = info.software ? makeOps(info) : makeOps(info, onlyVariant("tiled"))
           yield* gpu.submit("test", (tape) => {
             for (const m of [1, 4, 8, 300]) {

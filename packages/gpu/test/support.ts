@@ -10,8 +10,15 @@ import { type AdapterInfo, Gpu, GpuDawn, makeOps, type Ops, onlyVariant, type Ta
 
 export const DeviceLayer = GpuDawn.layerWith({ device: "auto" })
 
-/** Forces what Ops chooses for hardware: shared-memory tiles and a workgroup per row. */
-export const asHardware = (info: AdapterInfo): AdapterInfo => ({ ...info, software: false })
+/**
+ * Forces what Ops chooses for hardware: shared-memory tiles and a workgroup per row. No workgroup has more than 256 lanes: a
+ * software driver takes long over the barriers of larger ones.
+ */
+export const asHardware = (info: AdapterInfo): AdapterInfo => ({
+  ...info,
+  software: false,
+  limits: { ...info.limits, maxComputeInvocationsPerWorkgroup: 256 }
+})
 
 /** A device with matrix units and roomy workgroups, as data-centre cards report it. */
 export const asCard = (info: AdapterInfo): AdapterInfo => ({

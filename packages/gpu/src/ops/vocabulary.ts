@@ -13,6 +13,16 @@ type U = Tensor<"u32">
 /** Words of one row's sampling settings: temperature, top-p, min-p (f32 bits), top-k, seed, stream, and two unused. */
 export const sampleSettings = 8
 
+/** Bytes of workgroup memory that drawing takes for each lane. */
+const drawBytes = 40
+
+/** Lanes that draw one row's token: a row has the vocabulary to read several times over, so as many as there may be; few where barriers are dear. */
+const drawLanes = (info: AdapterInfo): number => {
+  if (info.software) return 8
+  const { maxComputeInvocationsPerWorkgroup: most = 256, maxComputeWorkgroupStorageSize: bytes = 16384 } = info.limits
+  return 2 ** Math.floor(Math.log2(Math.min(1024, most, bytes / drawBytes)))
+}
+
 export const makeVocabularyOps = (info: AdapterInfo) => {
   const WG = groupSize(info)
   const grid = (count: number) => grid1d(count, WG)
@@ -126,8 +136,7 @@ export const makeVocabularyOps = (info: AdapterInfo) => {
       ])
       const bindings = { logits: x.logits, settings: x.settings, position: x.position, out: x.out }
       const params = { rows: x.rows, vocab: x.vocab, stride: x.stride }
-      // Few lanes where barriers are dear.
-      tape.dispatch("sample_draw", bindings, params, grid1d(x.rows, 1), { WG: info.software ? 8 : 256 })
+      tape.dispatch("sample_draw", bindings, params, grid1d(x.rows, 1), { WG: drawLanes(info) })
     }
   }
 }

@@ -44,13 +44,12 @@ export const DeviceLayer = Layer.mergeAll(GpuDawn.layerWith({ device: "auto" }),
  * to compile the others, which have tests of their own.
  */
 export const asHardware = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
-  Effect.flatMap(Gpu, (gpu) =>
-    Effect.provideService(
-      effect,
-      Gpu,
-      Gpu.of({ ...gpu, info: { ...gpu.info, software: false, matmul: onlyVariant("tiled") } })
-    )
-  )
+  Effect.flatMap(Gpu, (gpu) => {
+    // Larger workgroups take a software driver long.
+    const limits = { ...gpu.info.limits, maxComputeInvocationsPerWorkgroup: 256 }
+    const info = { ...gpu.info, limits, software: false, matmul: onlyVariant("tiled") }
+    return Effect.provideService(effect, Gpu, Gpu.of({ ...gpu, info }))
+  })
 
 /** ‖x − y‖ / ‖y‖ over a whole tensor; for y = 0 the norm of x. */
 export const relativeError = (x: ArrayLike<number>, y: ArrayLike<number>): number => {
