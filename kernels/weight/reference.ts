@@ -13,6 +13,15 @@ export const unpackF16 = (data: Uint32Array, rows: number, cols: number, stride:
     return half(((data[at >> 1] ?? 0) >>> ((at & 1) * 16)) & 0xffff)
   })
 
+/** The numbers [rows, cols] that 16-bit floats in tiles of 16 x 16 hold; `stride` is a multiple of 16. */
+export const unpackF16Tiles = (data: Uint32Array, rows: number, cols: number, stride: number): Float64Array =>
+  Float64Array.from({ length: rows * cols }, (_, i) => {
+    const [row, col] = [Math.floor(i / cols), i % cols]
+    const tile = Math.floor(row / 16) * (stride / 16) + Math.floor(col / 16)
+    const at = tile * 256 + (row % 16) * 16 + (col % 16)
+    return half(((data[at >> 1] ?? 0) >>> ((at & 1) * 16)) & 0xffff)
+  })
+
 /** The numbers that signed bytes and a scale a row stand for. */
 export const unpackInt8 = (
   data: Uint32Array,

@@ -16,7 +16,7 @@ import { kernelNames, kernelSpec } from "./Kernel.ts"
 import { type MeasureOptions, measureMatmul } from "./MatmulMeasure.ts"
 import { type MatmulChoice, matmulRungs, matmulVariants } from "./MatmulVariant.ts"
 
-const version = 1
+const version = 2
 
 /** What is kept: the choice, and for people what was left out and what was timed. */
 export const CalibrationRecord = Schema.Struct({
@@ -24,6 +24,7 @@ export const CalibrationRecord = Schema.Struct({
   device: Schema.String,
   driver: Schema.String,
   byClass: Schema.Record(Schema.String, Schema.Literals(matmulVariants)),
+  weights16: Schema.Literals(["f16", "f16_tiles"]),
   dropped: Schema.Array(Schema.Struct({ variant: Schema.String, where: Schema.String, reason: Schema.String })),
   times: Schema.Array(Schema.Struct({ class: Schema.String, variant: Schema.String, microseconds: Schema.Finite }))
 })
@@ -121,6 +122,7 @@ export const calibrated = Effect.fn("Calibration.calibrated")(function* (options
     device: info.name,
     driver: info.driver,
     byClass: measured.byClass,
+    weights16: measured.weights16,
     dropped: [
       ...measured.dropped,
       ...ended.map((variant) => ({ variant, where: "everywhere", reason: "the process ended when it was tried" }))
@@ -135,7 +137,7 @@ export const calibrated = Effect.fn("Calibration.calibrated")(function* (options
 })
 
 /** The choice that a record stands for. */
-export const choiceOf = (record: CalibrationRecord): MatmulChoice => ({ byClass: record.byClass })
+export const choiceOf = ({ byClass, weights16 }: CalibrationRecord): MatmulChoice => ({ byClass, weights16 })
 
 /** A Gpu whose `info.matmul` holds what calibration found, so that every `makeOps(gpu.info)` follows it. */
 export const layer: Layer.Layer<Gpu, never, Gpu | FileSystem.FileSystem | Path.Path> = Layer.effect(

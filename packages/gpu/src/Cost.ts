@@ -37,9 +37,9 @@ const valuesOf = (dispatch: Dispatch): Values => {
   return { ...spec.constants, ...dispatch.constants, ...Object.fromEntries(params) }
 }
 
-const storages: ReadonlyArray<Storage> = ["f16", "int8", "int4"]
+const storages: ReadonlyArray<Storage> = ["f16_tiles", "f16", "int8", "int4"]
 /** How a kernel reads its weight: the suffix of its name. */
-const storageOf = (kernel: string): Storage => storages.find((s) => kernel.split("_").includes(s)) ?? "f32"
+const storageOf = (kernel: string): Storage => storages.find((s) => kernel.endsWith(`_${s}`)) ?? "f32"
 
 /** Bytes of a weight's rows with its scales. */
 const weightBytes = (storage: Storage, rows: number, cols: number, stride: number): number => {
@@ -69,7 +69,7 @@ const matmul = (kernel: string, v: Values): Omit<Cost, "estimated"> => {
   const { flags = 0, GATED = 0, k = 0, k2 = 0, m = 0, n = 0, NORM = 0 } = v
   const mode = kernel.includes("_tn_") ? 2 : kernel.includes("_nn_") ? 1 : (v.mode ?? v.MODE ?? 0)
   const [rows, cols] = mode === 0 ? [n, k] : [k, n]
-  const packed = /^matmul_(half|matrix)/.test(kernel)
+  const packed = /^matmul_(half|matrix|direct)/.test(kernel)
   const a = packed ? m * (2 * (v.PARTS ?? 1) * (v.a_stride ?? k) + 4) : 4 * m * (k + k2)
   const b = kernel.endsWith("_packed")
     ? n * (2 * (v.b_stride ?? k) + 4)

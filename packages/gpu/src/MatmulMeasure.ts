@@ -11,6 +11,7 @@ import { Clock, Effect } from "effect"
 import { Gpu } from "./Gpu.ts"
 import type { GpuError } from "./GpuError.ts"
 import {
+  type HeldIn16,
   type Layout,
   type MatmulChoice,
   type MatmulFamily,
@@ -47,6 +48,7 @@ export interface RungTime {
 
 export interface MatmulMeasurement {
   readonly byClass: MatmulChoice["byClass"]
+  readonly weights16: HeldIn16
   readonly dropped: ReadonlyArray<DroppedRung>
   readonly times: ReadonlyArray<RungTime>
 }
@@ -72,10 +74,14 @@ export const timedShapes: ReadonlyArray<TimedShape> = [
   { layout: "NN", storage: "f16", m: 2048, n: side, k: side },
   { layout: "NT", storage: "f16", m: 4, n: side, k: side, capacity: 8 },
   { layout: "NT", storage: "f16", m: 64, n: side, k: side, capacity: 64 },
+  { layout: "NT", storage: "f16_tiles", m: 2048, n: side, k: side },
+  { layout: "NN", storage: "f16_tiles", m: 2048, n: side, k: side },
   { layout: "NT", storage: "f32", m: 2048, n: side, k: side },
   { layout: "NN", storage: "f32", m: 2048, n: side, k: side },
   { layout: "TN", storage: "f32", m: side, n: side, k: 2048 },
+  { layout: "NT", storage: "f16_tiles", m: 4, n: side, k: side, capacity: 8 },
   { layout: "NT", storage: "f32", m: 4, n: side, k: side, capacity: 8 },
+  { layout: "NT", storage: "f16_tiles", m: 64, n: side, k: side, capacity: 64 },
   { layout: "NT", storage: "f32", m: 64, n: side, k: side, capacity: 64 },
   { layout: "NT", storage: "f32", m: 2048, n: 32, k: side },
   { layout: "NN", storage: "f32", m: 2048, n: 32, k: side },
@@ -110,7 +116,7 @@ export const isCandidate = (variant: MatmulVariant, storage: Storage, kind: Shap
 
 /** Work a cycle that a family may do at best, against f32 tiles in registers. */
 const speeds: Readonly<Record<MatmulFamily, number>> = {
-  ...{ subgroup: 0.1, tiled: 0.3, register: 1, half: 2, matrix: 8, gemv: 100 }
+  ...{ subgroup: 0.1, tiled: 0.3, register: 1, half: 2, matrix: 8, direct: 9, gemv: 100 }
 }
 
 /** How good a rung can be expected to be for a shape; only the order counts, and only for what is tried first. */
@@ -161,6 +167,25 @@ export const fastest = (
     }
   }
   return byClass
+}
+
+/** What tiles may lose on products of few rows to what they win on those of many. */
+const mayLose = 1.03
+
+/**
+ * How frozen 16-bit weights are best held: in tiles where forward and input gradient of many rows are together faster with them and decoding
+ * loses at most 3 %. As rows where something was not timed.
+ */
+export const weightsHeld = (times: ReadonlyArray<RungTime>): HeldIn16 => {
+  const best = (held: HeldIn16) =>
+    ["NT.many", "NN.many", "NT.some", "NT.few"].map((kind) =>
+      Math.min(...times.filter((t) => t.class === `${kind}.${held}`).map((t) => t.microseconds))
+    )
+  const [forward = 0, back = 0, ...few] = best("f16")
+  const [tiledForward = 0, tiledBack = 0, ...tiledFew] = best("f16_tiles")
+  const keeps = tiledFew.every((t, i) => Number.isFinite(t) && t <= mayLose * (few[i] ?? 0))
+  const [rows, tiles] = [forward + back, tiledForward + tiledBack]
+  return Number.isFinite(rows) && few.every(Number.isFinite) && tiles < rows && keeps ? "f16_tiles" : "f16"
 }
 
 /** Numbers in ±1 that repeat from run to run (a linear congruence; only their variety matters). */
@@ -217,7 +242,7 @@ const faultOf = Effect.fnUntraced(function* (variant: MatmulVariant, layout: Lay
     return yield* gpu.read(out)
   }, Effect.scoped)
   const simplest = yield* product("tiled")
-  const tolerance = ["half", "matrix"].includes(rungOf(variant).family) ? 4e-3 : 1e-4
+  const tolerance = ["half", "matrix", "direct"].includes(rungOf(variant).family) ? 4e-3 : 1e-4
   const result = yield* Effect.result(product(variant))
   if (result._tag === "Failure") return result.failure.message
   const error = difference(result.success, simplest)
@@ -345,6 +370,7 @@ export const measureMatmul = (options: MeasureOptions = {}): Effect.Effect<Matmu
         times,
         (variant, layout, storage) => verified.get(`${variant} ${layout} ${storage}`) ?? variant === "tiled"
       ),
+      weights16: weightsHeld(times),
       dropped,
       times: times.map(({ class: name, variant, microseconds }) => ({ class: name, variant, microseconds }))
     }

@@ -11,7 +11,7 @@ import type { Storage } from "./Matrix.ts"
 export type Layout = "NT" | "NN" | "TN"
 
 /** How a rung computes; its kernels are kernels/matmul/<family>*.wgsl. */
-export type MatmulFamily = "subgroup" | "tiled" | "register" | "half" | "matrix" | "gemv"
+export type MatmulFamily = "subgroup" | "tiled" | "register" | "half" | "matrix" | "direct" | "gemv"
 
 export interface Rung {
   readonly family: MatmulFamily
@@ -46,12 +46,18 @@ const matrix = (sm: number, sn: number, tm: number, tn: number, depth: number, p
   const PA = octets(rows, depth, threads)
   const PB = octets(cols, depth, threads)
   const row = depth / 8 + 1
-  // The larger of b's two forms, and of staging and epilogue.
-  const b = Math.max(cols * row, depth * (cols / 8 + 1))
-  const shared = 16 * Math.max(parts * rows * row + b, sm * sn * 16 * (tn * 4 + 1))
+  // The larger of b's two forms, and of staging and epilogue; a row to spare after each.
+  const b = Math.max((cols + 1) * row, (depth + 1) * (cols / 8 + 1))
+  const shared = 16 * Math.max(parts * rows * row + b, (sm * sn * 16 + 1) * (tn * 4 + 1))
   const constants = { SGM: sm, SGN: sn, TM: tm, TN: tn, DEPTH: depth, PARTS: parts, PA, PB }
   return { family: "matrix", rows, cols, depth, threads, parts, shared, constants }
 }
+
+/** The same with b's tiles loaded from where they are stored; `shared` is for a, and b of a second product. */
+const direct = (sm: number, sn: number, tm: number, tn: number): Rung => ({
+  ...matrix(sm, sn, tm, tn, 32),
+  family: "direct"
+})
 
 const plain = (family: MatmulFamily, side: number, threads: number, shared: number): Rung => ({
   family,
@@ -83,6 +89,10 @@ export const matmulRungs = {
   matrix16_hilo: matrix(1, 4, 1, 2, 32, 2),
   matrix64_hilo: matrix(2, 2, 2, 2, 32, 2),
   matrix128_hilo: matrix(2, 2, 4, 4, 32, 2),
+  direct16: direct(1, 4, 1, 2),
+  direct64: direct(2, 2, 2, 2),
+  direct128: direct(2, 2, 4, 4),
+  direct128x2: direct(1, 4, 8, 2),
   gemv: plain("gemv", 8, 128, 0)
 } as const satisfies Record<string, Rung>
 
@@ -118,7 +128,8 @@ export const unusable = (info: AdapterInfo, variant: MatmulVariant): string | un
       return lacking(info, ["subgroups"]) ?? (low >= 4 && high <= rung.threads ? undefined : "subgroups do not fit")
     case "half":
       return lacking(info, ["shader-f16"])
-    case "matrix": {
+    case "matrix":
+    case "direct": {
       const wanted = ["shader-f16", "subgroups", "subgroup-size-control", "chromium-experimental-subgroup-matrix"]
       const missing = lacking(info, wanted)
       if (missing !== undefined) return missing
@@ -151,6 +162,8 @@ export interface MatmulShape {
 export const unfit = (variant: MatmulVariant, s: MatmulShape): string | undefined => {
   const { family } = rungOf(variant)
   if (family === "tiled") return undefined
+  if (family === "direct" && s.storage !== "f16_tiles") return "direct is for 16-bit floats in tiles alone"
+  if (family === "subgroup" && s.storage === "f16_tiles") return "subgroup tiles read rows, not tiles of 16 x 16"
   if (family === "subgroup") {
     const inner = s.layout === "TN" || (s.k % 4 === 0 && s.k2 % 4 === 0 && s.stride % 4 === 0)
     return inner && (s.layout === "NT" || s.n % 4 === 0) ? undefined : "not all of its dimensions are multiples of 4"
@@ -182,9 +195,14 @@ export type ShapeClass = `${Layout}.${ShapeKind}.${Storage}`
 
 export const shapeClass = (s: MatmulShape): ShapeClass => `${s.layout}.${shapeKind(s)}.${s.storage}`
 
+/** Storages of frozen weights in 16 bits. */
+export type HeldIn16 = Extract<Storage, "f16" | "f16_tiles">
+
 /** What calibration found fastest and right for each class, or one rung for everything (`only`). */
 export interface MatmulChoice {
   readonly only?: MatmulVariant
+  /** How frozen 16-bit weights are best held; default f16. */
+  readonly weights16?: HeldIn16
   readonly byClass: Readonly<Partial<Record<ShapeClass, MatmulVariant>>>
 }
 

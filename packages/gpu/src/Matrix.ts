@@ -1,11 +1,12 @@
 /**
- * A weight matrix on the device: `rows` output features by `cols` input features, row-major, in one of four storages.
+ * A weight matrix on the device: `rows` output features by `cols` input features, row-major, in one of five storages.
  *
  * A matrix larger than one storage binding lies in several parts, cut between rows at multiples of `tensorAlignment`; ops
  * take all parts in turn, so nobody else needs to know. Packed storages pad each row to `stride` numbers with zeros.
  *
  * - `f32`: as is; `stride` = `cols`.
  * - `f16`: two numbers a word.
+ * - `f16_tiles`: the same in tiles of 16 x 16, for matrix units; the rows of a part are padded to 16 (kernels/weight/README.md).
  * - `int8`: four numbers a word, one f32 scale a row.
  * - `int4`: eight numbers a word, for each block of 32 along a row a scale and a lowest value (two f16 in one word).
  */
@@ -14,15 +15,19 @@ import { Gpu } from "./Gpu.ts"
 import { type GpuError, gpuError, OutOfMemory } from "./GpuError.ts"
 import { type Tensor, tensorAlignment, window } from "./Tensor.ts"
 
-export type Storage = "f32" | "f16" | "int8" | "int4"
+export type Storage = "f32" | "f16" | "f16_tiles" | "int8" | "int4"
 
 /** Numbers a 32-bit word holds, and what a row's length is rounded up to. */
 export const storageLayout: Readonly<Record<Storage, { readonly perWord: number; readonly pad: number }>> = {
   f32: { perWord: 1, pad: 1 },
   f16: { perWord: 2, pad: 8 },
+  f16_tiles: { perWord: 2, pad: 16 },
   int8: { perWord: 4, pad: 16 },
   int4: { perWord: 8, pad: 32 }
 }
+
+/** Rows and columns of a tile. */
+export const tileSide = 16
 
 /** Columns of one block of an int4 row. */
 export const int4Block = 32
@@ -30,7 +35,12 @@ export const int4Block = 32
 /** Rows `first … first + rows - 1` of a matrix. */
 export type MatrixPart =
   | { readonly storage: "f32"; readonly first: number; readonly rows: number; readonly data: Tensor<"f32"> }
-  | { readonly storage: "f16"; readonly first: number; readonly rows: number; readonly data: Tensor<"u32"> }
+  | {
+      readonly storage: "f16" | "f16_tiles"
+      readonly first: number
+      readonly rows: number
+      readonly data: Tensor<"u32">
+    }
   | {
       readonly storage: "int8"
       readonly first: number
@@ -62,11 +72,15 @@ export const strideOf = (storage: Storage, cols: number): number => {
   return Math.ceil(cols / pad) * pad
 }
 
+/** Rows that are held for `rows` rows: tiles are whole. */
+export const rowsHeld = (storage: Storage, rows: number): number =>
+  storage === "f16_tiles" ? Math.ceil(rows / tileSide) * tileSide : rows
+
 /** 32-bit words of `rows` rows: the numbers, and the scales beside them. */
 export const wordsOf = (storage: Storage, rows: number, cols: number): { data: number; scales: number } => {
   const stride = strideOf(storage, cols)
   const scales = storage === "int8" ? rows : storage === "int4" ? rows * (stride / int4Block) : 0
-  return { data: (rows * stride) / storageLayout[storage].perWord, scales }
+  return { data: (rowsHeld(storage, rows) * stride) / storageLayout[storage].perWord, scales }
 }
 
 /** A plain tensor [rows, cols] seen as a matrix of one part. */
@@ -93,7 +107,8 @@ const cut = (part: MatrixPart, from: number, to: number, stride: number): Matrix
     case "f32":
       return { ...part, ...range, data: window(part.data, words(from), words(to - from)) }
     case "f16":
-      return { ...part, ...range, data: window(part.data, words(from), words(to - from)) }
+    case "f16_tiles":
+      return { ...part, ...range, data: window(part.data, words(from), words(rowsHeld(part.storage, to - from))) }
     case "int8":
       return {
         ...part,
@@ -131,8 +146,8 @@ export const matrixRows = (matrix: Matrix, from: number, to: number): Matrix => 
 export const rowsPerPart = (storage: Storage, rows: number, cols: number, binding: number): number => {
   const fits = (count: number): boolean => wordsOf(storage, count, cols).data * 4 <= binding
   if (fits(rows)) return rows
-  const perRow = wordsOf(storage, 1, cols).data * 4
-  return Math.floor(binding / perRow / tensorAlignment) * tensorAlignment
+  const step = wordsOf(storage, tensorAlignment, cols).data * 4
+  return Math.floor(binding / step) * tensorAlignment
 }
 
 /** Allocates a zeroed matrix, in as many parts as the device's largest storage binding asks for. Freed with the Scope. */
@@ -160,7 +175,8 @@ export const allocMatrix = (
       const words = wordsOf(storage, count, cols)
       const range = { first, rows: count }
       if (storage === "f32") parts.push({ storage, ...range, data: yield* gpu.alloc(name, "f32", words.data) })
-      else if (storage === "f16") parts.push({ storage, ...range, data: yield* gpu.alloc(name, "u32", words.data) })
+      else if (storage === "f16" || storage === "f16_tiles")
+        parts.push({ storage, ...range, data: yield* gpu.alloc(name, "u32", words.data) })
       else if (storage === "int8") {
         const data = yield* gpu.alloc(name, "u32", words.data)
         parts.push({ storage, ...range, data, scales: yield* gpu.alloc(`${name}.scales`, "f32", words.scales) })

@@ -4,7 +4,8 @@
  */
 import { Effect } from "effect"
 import { Gpu } from "./Gpu.ts"
-import { int4Block, type Matrix, type Storage, storageLayout, strideOf, wordsOf } from "./Matrix.ts"
+import { gpuError, InvalidDispatch } from "./GpuError.ts"
+import { int4Block, type Matrix, rowsHeld, type Storage, storageLayout, strideOf, tileSide, wordsOf } from "./Matrix.ts"
 
 export interface PackedRows {
   readonly data: Uint32Array<ArrayBuffer>
@@ -16,13 +17,29 @@ export interface PackedRows {
 export const largestF16 = 65504
 
 /** f32 into the bytes of an f16 row image; `values` [rows, cols]. Numbers beyond ±65504 become infinite: check before. */
-const packF16 = (values: Float32Array, rows: number, cols: number): Uint32Array<ArrayBuffer> => {
-  const stride = strideOf("f16", cols)
+const packF16 = (values: Float32Array, rows: number, cols: number, stride: number): Uint32Array<ArrayBuffer> => {
   const words = new Uint32Array((rows * stride) / 2)
   const halves = new Float16Array(words.buffer)
   if (stride === cols) halves.set(values)
   else for (let r = 0; r < rows; r++) halves.set(values.subarray(r * cols, (r + 1) * cols), r * stride)
   return words
+}
+
+/**
+ * A row image of 16-bit floats [rows, stride] as tiles of 16 x 16: each 512 bytes on end, tile after tile of a band of 16 rows, numbers row
+ * by row within a tile. `stride` is a multiple of 16; missing rows of the last band are zeros.
+ */
+export const tileF16 = (rowImage: Uint32Array, rows: number, stride: number): Uint32Array<ArrayBuffer> => {
+  const perRow = stride / 2
+  const perTile = (tileSide * tileSide) / 2
+  const out = new Uint32Array(rowsHeld("f16_tiles", rows) * perRow)
+  for (let r = 0; r < rows; r++) {
+    let from = r * perRow
+    let to = Math.floor(r / tileSide) * tileSide * perRow + (r % tileSide) * (tileSide / 2)
+    for (const end = from + perRow; from < end; to += perTile)
+      for (let i = 0; i < tileSide / 2; i++) out[to + i] = rowImage[from++]!
+  }
+  return out
 }
 
 // The loops below run over billions of numbers: plain indexing, one division a row or block.
@@ -97,7 +114,7 @@ const packInt4 = (values: Float32Array, rows: number, cols: number): PackedRows 
 
 const none = new Uint32Array(0)
 
-/** Packs `values` [rows, cols] for a matrix of this storage. Numbers must be finite and, for f16 and int4, within ±65504. */
+/** Packs `values` [rows, cols] for a matrix of this storage. Numbers must be finite and, for 16-bit floats and int4, within ±65504. */
 export const packRows = (
   storage: Storage,
   values: Float32Array<ArrayBuffer>,
@@ -108,7 +125,11 @@ export const packRows = (
     case "f32":
       return { data: new Uint32Array(values.buffer, values.byteOffset, values.length), scales: none }
     case "f16":
-      return { data: packF16(values, rows, cols), scales: none }
+      return { data: packF16(values, rows, cols, strideOf(storage, cols)), scales: none }
+    case "f16_tiles": {
+      const stride = strideOf(storage, cols)
+      return { data: tileF16(packF16(values, rows, cols, stride), rows, stride), scales: none }
+    }
     case "int8":
       return packInt8(values, rows, cols)
     case "int4":
@@ -126,16 +147,27 @@ export const matrixBytes = (storage: Storage, rows: number, cols: number): numbe
 export const bitsPerWeight = (storage: Storage): number =>
   32 / storageLayout[storage].perWord + (storage === "int4" ? 32 / int4Block : 0)
 
-/** Uploads packed rows `first … first + rows - 1` of the matrix, into whichever of its parts they lie. */
+/**
+ * Uploads packed rows `first … first + rows - 1` of the matrix, into whichever of its parts they lie. Tiles go in whole bands: `first` is a
+ * multiple of 16, and so is `rows` unless they are the matrix's last.
+ */
 export const writeRows = Effect.fnUntraced(function* (matrix: Matrix, first: number, rows: number, packed: PackedRows) {
   const gpu = yield* Gpu
-  const words = wordsOf(matrix.storage, 1, matrix.cols)
+  const whole = (row: number) => rowsHeld(matrix.storage, row) === row
+  if (!whole(first) || (!whole(first + rows) && first + rows < matrix.rows)) {
+    const detail = `rows ${first} to ${first + rows} of ${matrix.label} are not whole bands of ${tileSide}, as ${matrix.storage} needs`
+    return yield* gpuError(new InvalidDispatch({ kernel: "writeRows", detail }))
+  }
+  const words = {
+    data: matrix.stride / storageLayout[matrix.storage].perWord,
+    scales: wordsOf(matrix.storage, 1, matrix.cols).scales
+  }
   for (const part of matrix.parts) {
     const [from, to] = [Math.max(first, part.first), Math.min(first + rows, part.first + part.rows)]
     if (from >= to) continue
     // Uploads may start at any word; windows for kernels may not, so these are not made with `window`.
     const slice = (all: Uint32Array<ArrayBuffer>, perRow: number) =>
-      all.subarray((from - first) * perRow, (to - first) * perRow)
+      all.subarray((from - first) * perRow, (from - first + rowsHeld(part.storage, to - from)) * perRow)
     const at = (offset: number, perRow: number) => offset + (from - part.first) * perRow
     const floats = (bits: Uint32Array<ArrayBuffer>) => new Float32Array(bits.buffer, bits.byteOffset, bits.length)
     const data = slice(packed.data, words.data)
@@ -143,7 +175,7 @@ export const writeRows = Effect.fnUntraced(function* (matrix: Matrix, first: num
       yield* gpu.write({ ...part.data, offset: at(part.data.offset, words.data), length: data.length }, floats(data))
     else {
       yield* gpu.write({ ...part.data, offset: at(part.data.offset, words.data), length: data.length }, data)
-      if (part.storage === "f16") continue
+      if (!("scales" in part)) continue
       const scales = slice(packed.scales, words.scales)
       const offset = at(part.scales.offset, words.scales)
       if (part.storage === "int8") yield* gpu.write({ ...part.scales, offset, length: scales.length }, floats(scales))

@@ -17,7 +17,8 @@ import {
   pickVariant,
   ShaderInvalid,
   type Tape,
-  timedShapes
+  timedShapes,
+  weightsHeld
 } from "../src/index.ts"
 import { asHardware, DeviceLayer } from "./support.ts"
 
@@ -203,6 +204,25 @@ describe("what follows from times", () => {
       fastest(times, () => false),
       {}
     )
+  })
+
+  it("holds weights in tiles where that is faster for many rows and costs little for few", () => {
+    const timed = (many: number, back: number, some: number, decode: number) =>
+      Object.entries({ "NT.many": many, "NN.many": back, "NT.some": some, "NT.few": decode }).flatMap(([kind, us]) => [
+        { class: `${kind}.f16`, variant: "matrix128", microseconds: 100 },
+        { class: `${kind}.f16`, variant: "tiled", microseconds: 900 },
+        { class: `${kind}.f16_tiles`, variant: "tiled", microseconds: 900 },
+        { class: `${kind}.f16_tiles`, variant: "direct128", microseconds: us }
+      ])
+    assert.strictEqual(weightsHeld(timed(80, 90, 100, 100)), "f16_tiles")
+    assert.strictEqual(weightsHeld(timed(80, 110, 103, 103)), "f16_tiles")
+    assert.strictEqual(weightsHeld(timed(80, 121, 90, 90)), "f16")
+    assert.strictEqual(weightsHeld(timed(80, 90, 104, 100)), "f16")
+    assert.strictEqual(weightsHeld(timed(80, 90, 100, 104)), "f16")
+    assert.strictEqual(weightsHeld([]), "f16")
+    const all = timed(80, 90, 90, 90)
+    for (const kind of new Set(all.map((t) => t.class)))
+      assert.strictEqual(weightsHeld(all.filter((t) => t.class !== kind)), "f16", `without ${kind}`)
   })
 
   it("f32 weights never meet 16-bit tiles, and odd tiles only thin products", () => {

@@ -37,7 +37,7 @@ layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", 
         ] as const
         const token = yield* gpu.alloc("token", "u32", 64)
         const matrices: Array<Matrix> = []
-        for (const storage of ["f32", "f16", "int8", "int4"] as const)
+        for (const storage of ["f32", "f16", "f16_tiles", "int8", "int4"] as const)
           matrices.push(yield* allocMatrix(storage, storage, 24, 8))
         const seen = new Set<KernelName>()
         const software = (lanes: number) => ({ ...gpu.info, software: true, subgroupSize: [lanes, lanes] as const })
@@ -63,8 +63,8 @@ layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", 
                 ops.matmulNN(tape, { a: f, b, out: o, m, n: 8, k: 24 })
               }
             }
-            for (const b of matrices.slice(0, 2)) {
-              ops.gatherRows(tape, { table: b, id: u, out: o, rows: 2, dim: 8 })
+            for (const b of matrices.slice(0, 3)) {
+              if (b.storage !== "f16_tiles") ops.gatherRows(tape, { table: b, id: u, out: o, rows: 2, dim: 8 })
               ops.addLowRank(tape, { w: b, b: f, a: p, width: 2, scale: 1 })
             }
             const norm = { x: f, w: f, rows: 4, dim: 8 }
@@ -152,7 +152,7 @@ layer(GpuDawn.layerNull)("every kernel through the compiler, nothing computed", 
         }
         // So no kernel stands in the folder that nothing launches; ladder-compile.test.ts launches the rungs of matmul, flash-compile.test.ts
         // attention on matrix units.
-        const ladder = /^(matmul_(register|half|matrix|gemv|pack|split)|attention_\w+_matrix$)/
+        const ladder = /^(matmul_(register|half|matrix|direct|gemv|pack|split)|attention_\w+_matrix$)/
         assert.deepStrictEqual(
           [...seen].filter((name) => !ladder.test(name)).sort(),
           kernelNames.filter((name) => !ladder.test(name))

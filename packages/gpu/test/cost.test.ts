@@ -99,7 +99,7 @@ layer(GpuDawn.layerNull)("cost of a dispatch", (it) => {
       const t = yield* gpu.alloc("in", "f32", 1 << 16)
       const out = yield* gpu.alloc("out", "f32", 1 << 16)
       const [m, n, k] = [3, 64, 96]
-      for (const storage of ["f16", "int8", "int4"] as const) {
+      for (const storage of ["f16", "f16_tiles", "int8", "int4"] as const) {
         const { live } = yield* gpu.memory
         const b = yield* allocMatrix(storage, storage, n, k)
         const weight = (yield* gpu.memory).live - live

@@ -26,9 +26,10 @@ layer(GpuDawn.layerNull)("the matmul ladder through the compiler", (it) => {
         const f = yield* gpu.alloc("in", "f32", 65536)
         const o = yield* blank("out", 65536)
         const matrices: Array<Matrix> = []
-        for (const storage of ["f32", "f16", "int8", "int4"] as const)
-          matrices.push(yield* allocMatrix(storage, storage, 64, 256))
         const { family, shared } = rungOf(variant)
+        const all = ["f32", "f16", "f16_tiles", "int8", "int4"] as const
+        for (const storage of family === "direct" ? (["f16_tiles"] as const) : all)
+          matrices.push(yield* allocMatrix(storage, storage, 64, 256))
         const compiled: Array<string> = []
         const extra = { a: f, b: f, k: 8 }
         const records: Array<(tape: Tape) => void> = matrices.map((b) => (tape) => {
@@ -43,7 +44,8 @@ layer(GpuDawn.layerNull)("the matmul ladder through the compiler", (it) => {
         } else {
           for (const b of matrices)
             records.push((tape) => ops.matmulNN(tape, { a: f, b, out: o, m: 8, n: 256, k: 64, extra }))
-          records.push((tape) => ops.matmulTN(tape, { a: f, b: f, out: o, m: 16, n: 64, k: 512 }))
+          if (family !== "direct")
+            records.push((tape) => ops.matmulTN(tape, { a: f, b: f, out: o, m: 16, n: 64, k: 512 }))
         }
         for (const record of records) {
           const before = compiled.length
@@ -69,12 +71,10 @@ layer(GpuDawn.layerNull)("the matmul ladder through the compiler", (it) => {
           assert.isAtMost(Number(/\((\d+) bytes\)/.exec(detail)?.[1]), shared)
         }
         const own = compiled.filter((k) => k.startsWith(`matmul_${family}`))
-        assert.isAtLeast(new Set(own).size, family === "gemv" ? 8 : 4)
-        if (family === "matrix" || family === "half") {
-          assert.include(compiled, "matmul_pack")
-          assert.include(compiled, "matmul_pack_columns")
-        }
-        if (family !== "tiled" && family !== "gemv") assert.include(compiled, "matmul_split_finish")
+        assert.isAtLeast(new Set(own).size, matrices.length * (family === "gemv" ? 2 : 1))
+        if (family === "matrix" || family === "half" || family === "direct") assert.include(compiled, "matmul_pack")
+        if (family === "matrix" || family === "half") assert.include(compiled, "matmul_pack_columns")
+        if (!["tiled", "gemv", "direct"].includes(family)) assert.include(compiled, "matmul_split_finish")
       }).pipe(Effect.scoped)
     )
   }

@@ -5,7 +5,7 @@
  */
 import { assert, layer } from "@effect/vitest"
 import { matmul } from "@srcode/kernels/matmul/reference"
-import { unpackF16, unpackInt4, unpackInt8 } from "@srcode/kernels/weight/reference"
+import { unpackF16, unpackF16Tiles, unpackInt4, unpackInt8 } from "@srcode/kernels/weight/reference"
 import { Effect } from "effect"
 import {
   allocMatrix,
@@ -15,19 +15,23 @@ import {
   makeOps,
   onlyVariant,
   packRows,
+  rungOf,
   type Storage,
   strideOf,
   writeRows
 } from "../src/index.ts"
 import { EmulatedLayer } from "./matrix-emulation.ts"
-import { assertClose, f32, read, seeded } from "./support.ts"
+import { assertClose, assertSameBits, f32, read, seeded } from "./support.ts"
 
 const cases: ReadonlyArray<readonly [MatmulVariant, "NT" | "NN" | "TN", Storage, tolerance: number]> = [
   ["matrix16", "NT", "f16", 2e-3],
   ["matrix16", "NN", "f32", 2e-3],
+  ["matrix16", "NN", "f16", 2e-3],
   ["matrix16", "NT", "int8", 2e-3],
   ["matrix16", "NN", "int4", 2e-3],
   ["matrix16", "TN", "f32", 2e-3],
+  ["direct16", "NT", "f16_tiles", 2e-3],
+  ["direct16", "NN", "f16_tiles", 2e-3],
   ["matrix16_hilo", "NT", "f16", 1e-5],
   // b has one half only.
   ["matrix16_hilo", "TN", "f32", 2e-3]
@@ -64,9 +68,11 @@ layer(EmulatedLayer)("matrix-unit kernels on emulated units", (it) => {
                 ? weights
                 : storage === "f16"
                   ? unpackF16(packed.data, rows, cols, stride)
-                  : storage === "int8"
-                    ? unpackInt8(packed.data, new Float32Array(packed.scales.buffer), rows, cols, stride)
-                    : unpackInt4(packed.data, packed.scales, rows, cols, stride)
+                  : storage === "f16_tiles"
+                    ? unpackF16Tiles(packed.data, rows, cols, stride)
+                    : storage === "int8"
+                      ? unpackInt8(packed.data, new Float32Array(packed.scales.buffer), rows, cols, stride)
+                      : unpackInt4(packed.data, packed.scales, rows, cols, stride)
             // The low-rank operands are rounded to 16 bits; that they fit exactly keeps the tolerance of both halves.
             const [a2, b2] = [random.floats(m * k2), random.floats(n * k2).map((v) => Math.round(v * 64) / 64)]
             const [bias, residual, previous] = [random.floats(n), random.floats(m * n), random.floats(m * n)]
@@ -87,7 +93,7 @@ layer(EmulatedLayer)("matrix-unit kernels on emulated units", (it) => {
               else if (layout === "NN") ops.matmulNN(tape, x)
               else ops.matmulTN(tape, x)
               const kernels = tape.entries.map((e) => (e._tag === "Dispatch" ? e.dispatch.kernel : ""))
-              assert.isTrue(kernels.some((name) => name.startsWith("matmul_matrix")))
+              assert.isTrue(kernels.some((name) => name.startsWith(`matmul_${rungOf(variant).family}`)))
               assert.strictEqual(kernels.includes("matmul_split_finish"), k === 700)
             })
             const all = yield* read(out)
@@ -101,4 +107,40 @@ layer(EmulatedLayer)("matrix-unit kernels on emulated units", (it) => {
       600_000
     )
   }
+
+  it.effect(
+    "tiles give the bits of rows, staged or straight into the units, over parts",
+    () =>
+      Effect.gen(function* () {
+        const gpu = yield* Gpu
+        const random = seeded(3)
+        const [m, rows, cols, rank] = [9, 132, 84, 4]
+        const values = random.floats(rows * cols, 0.2)
+        const [x, dy] = [yield* f32("x", random.floats(m * cols)), yield* f32("dy", random.floats(m * rows))]
+        const [low, up] = [yield* f32("low", random.floats(m * rank)), yield* f32("up", random.floats(rank * rows))]
+        const extra = { a: low, b: up, k: rank }
+        const product = Effect.fnUntraced(function* (variant: MatmulVariant, storage: Storage) {
+          // A binding that 64 rows fit, so that there are three parts.
+          const limits = { ...gpu.info.limits, maxStorageBufferBindingSize: 96 * 96 * 2 }
+          const small = Gpu.of({ ...gpu, info: { ...gpu.info, limits } })
+          const b = yield* allocMatrix("b", storage, rows, cols).pipe(Effect.provideService(Gpu, small))
+          assert.lengthOf(b.parts, 3)
+          yield* writeRows(b, 0, rows, packRows(storage, values, rows, cols))
+          const [y, dx] = [yield* f32("y", new Float32Array(m * rows)), yield* f32("dx", new Float32Array(m * cols))]
+          const ops = makeOps(gpu.info, onlyVariant(variant))
+          yield* gpu.submit("test", (tape) => {
+            ops.matmulNT(tape, { a: x, b, out: y, m, n: rows, k: cols, extra })
+            ops.matmulNN(tape, { a: dy, b, out: dx, m, n: cols, k: rows, extra })
+          })
+          return [yield* read(y), yield* read(dx)] as const
+        })
+        const [y, dx] = yield* product("matrix16", "f16")
+        for (const variant of ["matrix16", "direct16"] as const) {
+          const [tiledY, tiledDx] = yield* product(variant, "f16_tiles")
+          assertSameBits(`${variant} NT`, tiledY, y)
+          assertSameBits(`${variant} NN`, tiledDx, dx)
+        }
+      }).pipe(Effect.scoped),
+    600_000
+  )
 })

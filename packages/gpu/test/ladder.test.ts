@@ -4,7 +4,7 @@
  */
 import { assert, describe, it, layer } from "@effect/vitest"
 import { matmul } from "@srcode/kernels/matmul/reference"
-import { unpackF16, unpackInt4, unpackInt8 } from "@srcode/kernels/weight/reference"
+import { unpackF16, unpackF16Tiles, unpackInt4, unpackInt8 } from "@srcode/kernels/weight/reference"
 import { Effect } from "effect"
 import {
   type AdapterInfo,
@@ -53,6 +53,7 @@ const meaning = (storage: Storage, values: Float32Array<ArrayBuffer>, rows: numb
   const stride = strideOf(storage, cols)
   if (storage === "f32") return Float64Array.from(values)
   if (storage === "f16") return unpackF16(data, rows, cols, stride)
+  if (storage === "f16_tiles") return unpackF16Tiles(data, rows, cols, stride)
   if (storage === "int8") return unpackInt8(data, new Float32Array(scales.buffer), rows, cols, stride)
   return unpackInt4(data, scales, rows, cols, stride)
 }
@@ -191,6 +192,34 @@ layer(DeviceLayer)("rungs of the matmul ladder", (it) => {
     )
   }
 
+  for (const [variant, layout] of [
+    ["register64", "NN"],
+    ["half64", "NT"],
+    ["gemv", "NT"],
+    ["tiled", "NT"]
+  ] as const) {
+    it.effect(
+      `${variant}: weights in tiles of 16 x 16 give the bits of weights in rows`,
+      () =>
+        Effect.gen(function* () {
+          const gpu = yield* Gpu
+          if (unusable(asHardware(gpu.info), variant) !== undefined) return
+          const most = variant === "gemv" ? { most: 8 } : {}
+          for (const s of [
+            { m: 2, n: 36, k: 100, k2: 12 },
+            { m: 8, n: 4, k: 260 }
+          ]) {
+            const c = { ...s, ...most, variant, layout }
+            const [rows, tiles] = [yield* run({ ...c, storage: "f16" }), yield* run({ ...c, storage: "f16_tiles" })]
+            assert.isTrue(tiles.kernels.some((k) => k.endsWith("_f16_tiles")))
+            assertSameBits(`${variant} ${s.n}x${s.k}`, tiles.actual, rows.actual)
+            assertClose(variant, tiles.actual, tiles.expected, 2e-3)
+          }
+        }),
+      compileTime
+    )
+  }
+
   it.effect(
     "16-bit tiles: outliers of 1e4 to 1e6, tiny rows and rows of zeros keep the precision of their row",
     () =>
@@ -281,6 +310,15 @@ describe("choice of a rung", () => {
     const wide = { ...full, subgroupSize: [64, 64] as const }
     assert.include(unusable(wide, "matrix64"), "subgroups of 32")
     assert.strictEqual(pickVariant({ ...full, software: true }, undefined, shape), "tiled")
+    const tiles = { ...shape, storage: "f16_tiles" } as const
+    const straight = { byClass: { "NT.many.f16_tiles": "direct128", "NT.many.f16": "direct128" } } as const
+    assert.strictEqual(pickVariant(full, straight, tiles), "direct128")
+    assert.strictEqual(pickVariant(full, straight, shape), "register128")
+    assert.strictEqual(pickVariant(card, straight, tiles), "register128")
+    assert.strictEqual(pickVariant(full, straight, { ...tiles, k: 4094 }), "tiled")
+    const lanes = { ...card, software: true, subgroupSize: [8, 8] as const }
+    assert.strictEqual(pickVariant(lanes, undefined, shape), "subgroup")
+    assert.strictEqual(pickVariant(lanes, undefined, tiles), "tiled")
   })
 
   it("splits thin products only, and never by rows that are not declared", () => {

@@ -3,7 +3,7 @@
  * place of the 16 x 16 x 16 subgroup matrices, so everything around them (staging, masks, scales, order) is computed for real.
  *
  * Of each matrix a lane holds what it needs: one row of a left operand, eight columns of a right one, eight elements of a
- * result. Subgroups are 32 consecutive invocations. Arrays in workgroup memory are of vec4<u32>: eight halves, four floats.
+ * result. Subgroups are 32 consecutive invocations. Arrays that matrices lie in are of vec4<u32>: eight halves, four floats.
  */
 import { Effect, Layer } from "effect"
 import { type AdapterInfo, Gpu } from "../src/index.ts"
@@ -30,7 +30,7 @@ fn emu_scale(c: array<f32, 8>, s: f32) -> array<f32, 8> {
 }
 `
 
-const functionsOf = (name: string): string => `
+const loadsOf = (name: string): string => `
 fn emu_half_${name}(i: u32) -> f32 { return unpack2x16float(${name}[i / 8u][(i % 8u) / 2u])[i % 2u]; }
 fn emu_left_row_major_${name}(at: u32, stride: u32) -> array<f32, 16> {
   var out: array<f32, 16>;
@@ -47,6 +47,9 @@ fn emu_right_col_major_${name}(at: u32, stride: u32) -> array<f32, 128> {
   for (var e = 0u; e < 128u + emu_zero; e++) { out[e] = emu_half_${name}((at + ((emu_lane % 2u) * 8u + e / 16u) * stride) * 8u + e % 16u); }
   return out;
 }
+`
+
+const storesOf = (name: string): string => `
 fn emu_store_row_major_${name}(at: u32, m: array<f32, 8>, stride: u32) {
   var x = m;
   let to = at + (emu_lane / 2u) * stride + (emu_lane % 2u) * 2u;
@@ -59,7 +62,9 @@ fn emu_store_row_major_${name}(at: u32, m: array<f32, 8>, stride: u32) {
 export const emulate = (text: string): string => {
   if (!text.includes("subgroup_matrix_")) return text
   const size = /struct Params \{\s*(\w+): u32/.exec(text)?.[1] ?? "missing"
-  const arrays = new Set([...text.matchAll(/subgroupMatrix(?:Load|Store)<[^&]*\(&(\w+),/g)].map((m) => m[1]!))
+  const arrays = (calls: RegExp) => [...new Set([...text.matchAll(calls)].map((m) => m[1]!))]
+  const loads = arrays(/subgroupMatrixLoad<[^&]*\(&(\w+),/g).map(loadsOf)
+  const stores = arrays(/subgroupMatrixStore<[^&]*\(&(\w+),/g).map(storesOf)
   let out = text
     .replace(/^enable (subgroups|subgroup_size_control|chromium_experimental_subgroup_matrix);$/gm, "")
     .replace(/subgroupMatrixLoad<subgroup_matrix_(left|right)<f16, 16, 16>, (\w+)>\(&(\w+),/g, "emu_$1_$2_$3(")
@@ -73,7 +78,7 @@ export const emulate = (text: string): string => {
       `$1\n  emu_lane = li % 32u;\n  emu_zero = p.${size} >> 31u;\n  let subgroup = li / 32u;`
     )
   for (const [type, plain] of types) out = out.replace(type, plain)
-  return out + common + [...arrays].map(functionsOf).join("")
+  return [out, common, ...loads, ...stores].join("")
 }
 
 /** The device with emulated matrix units, and what it then says of itself. */

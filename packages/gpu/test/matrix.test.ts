@@ -1,7 +1,7 @@
 /** Weight matrices in every storage: packing against the formats' definition, and products against the f64 oracle of what is stored. */
 import { assert, describe, it, layer } from "@effect/vitest"
 import { matmul } from "@srcode/kernels/matmul/reference"
-import { unpackF16, unpackInt4, unpackInt8 } from "@srcode/kernels/weight/reference"
+import { unpackF16, unpackF16Tiles, unpackInt4, unpackInt8 } from "@srcode/kernels/weight/reference"
 import { Effect } from "effect"
 import {
   allocMatrix,
@@ -31,7 +31,7 @@ import {
   variants
 } from "./support.ts"
 
-const storages: ReadonlyArray<Storage> = ["f32", "f16", "int8", "int4"]
+const storages: ReadonlyArray<Storage> = ["f32", "f16", "f16_tiles", "int8", "int4"]
 
 /** What packed rows stand for. */
 const meaning = (storage: Storage, values: Float32Array<ArrayBuffer>, rows: number, cols: number): Float64Array => {
@@ -42,6 +42,8 @@ const meaning = (storage: Storage, values: Float32Array<ArrayBuffer>, rows: numb
       return Float64Array.from(values)
     case "f16":
       return unpackF16(data, rows, cols, stride)
+    case "f16_tiles":
+      return unpackF16Tiles(data, rows, cols, stride)
     case "int8":
       return unpackInt8(data, new Float32Array(scales.buffer), rows, cols, stride)
     case "int4":
@@ -86,12 +88,40 @@ describe("packing", () => {
   it("takes the bytes that it says", () => {
     assert.strictEqual(matrixBytes("f32", 3, 5), 60)
     assert.strictEqual(matrixBytes("f16", 3, 5), 48)
+    assert.strictEqual(matrixBytes("f16_tiles", 3, 5), 512)
+    assert.strictEqual(matrixBytes("f16_tiles", 17, 33), 2 * 3 * 512)
     assert.strictEqual(matrixBytes("int8", 3, 5), 60)
     assert.strictEqual(matrixBytes("int4", 3, 5), 60)
-    assert.deepStrictEqual(storages.map(bitsPerWeight), [32, 16, 8, 5])
+    assert.deepStrictEqual(storages.map(bitsPerWeight), [32, 16, 16, 8, 5])
     for (const storage of storages) {
       const { data, scales } = packRows(storage, new Float32Array(3 * 5), 3, 5)
       assert.strictEqual(4 * (data.length + scales.length), matrixBytes(storage, 3, 5))
+    }
+  })
+
+  it("puts every number of odd sizes where its tile says, zeros around them", () => {
+    const random = seeded(2)
+    for (const [rows, cols] of [
+      [1, 1],
+      [15, 17],
+      [16, 16],
+      [33, 40],
+      [70, 19]
+    ] as const) {
+      const values = Float32Array.from({ length: rows * cols }, () => 1 + random.integer(1000))
+      const { data } = packRows("f16_tiles", values, rows, cols)
+      const stride = strideOf("f16_tiles", cols)
+      assert.strictEqual(stride, Math.ceil(cols / 16) * 16)
+      assert.deepStrictEqual([...unpackF16Tiles(data, rows, cols, stride)], [...values])
+      const halves = new Uint16Array(data.buffer)
+      assert.lengthOf(halves, Math.ceil(rows / 16) * 16 * stride)
+      assert.strictEqual(halves.filter((h) => h !== 0).length, rows * cols)
+      // Two numbers of the second band by hand.
+      if (rows > 32 && cols > 18) {
+        const numbers = new Float16Array(data.buffer)
+        assert.strictEqual(numbers[16 * stride + 256 + 2], values[16 * cols + 18])
+        assert.strictEqual(numbers[16 * stride + 3 * 16 + 5], values[19 * cols + 5])
+      }
     }
   })
 
@@ -100,6 +130,8 @@ describe("packing", () => {
     assert.strictEqual(rowsPerPart("f32", 101, 10, 4000), 64)
     assert.strictEqual(rowsPerPart("f16", 151936, 896, 128 * 2 ** 20), 74880)
     assert.strictEqual(rowsPerPart("f32", 101, 10, 64 * 40 - 1), 0)
+    assert.strictEqual(rowsPerPart("f16_tiles", 65, 10, 64 * 32 + 15 * 32), 64)
+    assert.strictEqual(rowsPerPart("f16_tiles", 65, 10, 64 * 32 + 16 * 32), 65)
   })
 })
 
@@ -122,8 +154,8 @@ const upload = Effect.fn("test.upload")(function* (
     stride: strideOf(storage, cols),
     parts: pieces.flatMap((piece, i) => piece.parts.map((part) => ({ ...part, first: i * most })))
   }
-  // In two uploads that do not end where the parts do.
-  const middle = Math.floor(rows / 3)
+  // In two uploads that do not end where the parts do; tiles go in whole bands.
+  const middle = storage === "f16_tiles" ? Math.floor(rows / 48) * 16 : Math.floor(rows / 3)
   for (const [from, to] of [
     [0, middle],
     [middle, rows]
@@ -190,22 +222,23 @@ layer(DeviceLayer)("products with weight matrices", (it) => {
       )
     }
 
-    for (const storage of ["f32", "f16"] as const) {
-      it.effect(`a table of ${storage} on ${variant}: rows by id, over parts`, () =>
-        Effect.gen(function* () {
-          const ops = yield* opsOf(variant)
-          const [rows, cols] = [150, 19]
-          const values = seeded(5).floats(rows * cols)
-          const held = meaning(storage, values, rows, cols)
-          const table = yield* upload(storage, values, rows, cols, 64)
-          const ids = [0, 149, 63, 64, 127, 128, 5, 64]
-          const out = yield* blank("out", ids.length * cols)
-          const id = yield* u32("id", ids)
-          yield* launch(ops, (tape, o) => o.gatherRows(tape, { table, id, out, rows: ids.length, dim: cols }))
-          const expected = ids.flatMap((i) => [...held.subarray(i * cols, (i + 1) * cols)])
-          assert.deepStrictEqual([...(yield* read(out))], expected)
-        }).pipe(Effect.scoped)
-      )
+    for (const storage of ["f32", "f16", "f16_tiles"] as const) {
+      if (storage !== "f16_tiles")
+        it.effect(`a table of ${storage} on ${variant}: rows by id, over parts`, () =>
+          Effect.gen(function* () {
+            const ops = yield* opsOf(variant)
+            const [rows, cols] = [150, 19]
+            const values = seeded(5).floats(rows * cols)
+            const held = meaning(storage, values, rows, cols)
+            const table = yield* upload(storage, values, rows, cols, 64)
+            const ids = [0, 149, 63, 64, 127, 128, 5, 64]
+            const out = yield* blank("out", ids.length * cols)
+            const id = yield* u32("id", ids)
+            yield* launch(ops, (tape, o) => o.gatherRows(tape, { table, id, out, rows: ids.length, dim: cols }))
+            const expected = ids.flatMap((i) => [...held.subarray(i * cols, (i + 1) * cols)])
+            assert.deepStrictEqual([...(yield* read(out))], expected)
+          }).pipe(Effect.scoped)
+        )
 
       it.effect(`an adapter merges into ${storage} on ${variant}, over parts`, () =>
         Effect.gen(function* () {
@@ -225,6 +258,8 @@ layer(DeviceLayer)("products with weight matrices", (it) => {
             if (part.storage === "f32") actual.push(...(yield* gpu.read(part.data)))
             else if (part.storage === "f16")
               actual.push(...unpackF16(yield* gpu.read(part.data), part.rows, cols, w.stride))
+            else if (part.storage === "f16_tiles")
+              actual.push(...unpackF16Tiles(yield* gpu.read(part.data), part.rows, cols, w.stride))
           }
           assertClose("merged", actual, expected, storage === "f32" ? 1e-6 : 2 ** -11)
         }).pipe(Effect.scoped)
@@ -273,6 +308,16 @@ layer(DeviceLayer)("products with weight matrices", (it) => {
         .pipe(Effect.flip)
       assert.include(merge.message, "nothing can be added to")
       assert.strictEqual(denseTensor(w), undefined)
+      const tiles = yield* allocMatrix("tiles", "f16_tiles", 40, 16)
+      const some = (rows: number) => packRows("f16_tiles", new Float32Array(rows * 16), rows, 16)
+      for (const [first, rows] of [
+        [8, 16],
+        [16, 8]
+      ] as const) {
+        const split = yield* Effect.flip(writeRows(tiles, first, rows, some(rows)))
+        assert.include(split.message, "whole bands of 16")
+      }
+      yield* writeRows(tiles, 32, 8, some(8))
     }).pipe(Effect.scoped)
   )
 })

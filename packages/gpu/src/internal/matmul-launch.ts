@@ -199,7 +199,7 @@ const packRows = (tape: Tape, j: MatmulJob, depth: number, parts: 1 | 2) => {
   return { data, scale, stride }
 }
 
-/** The half and matrix families: both read a in 16-bit floats; TN becomes NT of the two transposed. */
+/** The half, matrix and direct families: all read a in 16-bit floats; TN becomes NT of the two transposed. */
 const packed = (tape: Tape, variant: MatmulVariant, j: MatmulJob): void => {
   const { family, depth, parts, constants } = rungOf(variant)
   const transposed = j.shape.layout === "TN"
@@ -224,7 +224,7 @@ const packedBytes = 2 ** 28
 const rowsAtOnce = (info: AdapterInfo, variant: MatmulVariant, j: MatmulJob): number => {
   const { family, parts, depth, rows } = rungOf(variant)
   const byGrid = family === "tiled" || family === "subgroup" ? Number.POSITIVE_INFINITY : rows * maxGroups
-  if ((family !== "half" && family !== "matrix") || j.shape.layout === "TN") return byGrid
+  if (!["half", "matrix", "direct"].includes(family) || j.shape.layout === "TN") return byGrid
   const most = Math.min(packedBytes, info.limits.maxStorageBufferBindingSize ?? packedBytes)
   const row = 2 * parts * (padded(j.k, depth) + padded(j.k2, depth))
   return Math.max(64, Math.floor(most / row / 64) * 64)
@@ -243,6 +243,7 @@ const one = (tape: Tape, info: AdapterInfo, variant: MatmulVariant, j: MatmulJob
       return register(tape, variant, j)
     case "half":
     case "matrix":
+    case "direct":
       return packed(tape, variant, j)
   }
 }

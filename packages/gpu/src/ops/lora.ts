@@ -37,11 +37,11 @@ export const makeLora = (info: AdapterInfo, matmulNN: (tape: Tape, x: MatmulArgs
           const b = window(x.b, part.first * width, part.rows * width)
           const [m, n, k] = [part.rows, w.cols, width]
           matmulNN(tape, { a: b, b: x.a, out: part.data, m, n, k, alpha: x.scale, accumulate: true })
-        } else if (part.storage === "f16") {
+        } else if (part.storage === "f16" || part.storage === "f16_tiles") {
           const row = byRows(info, part.rows, Math.ceil(w.cols / 2))
           const { rows, first } = part
           const params = { rows, cols: w.cols, stride: w.stride, first, width, scale: x.scale, span: row.span }
-          tape.dispatch("lora_merge_f16", { w: part.data, b: x.b, a: x.a }, params, row.grid, row.constants)
+          tape.dispatch(`lora_merge_${part.storage}`, { w: part.data, b: x.b, a: x.a }, params, row.grid, row.constants)
         } else
           tape.require(false, "add_low_rank", `${w.label} is held in ${part.storage}, which nothing can be added to`)
       }

@@ -1,0 +1,3 @@
+// matrix.wgsl with b held as kernels/weight/_f16_tiles_at.wgsl says.
+//@include matmul/_matrix.wgsl
+//@include weight/_f16_tiles_octet.wgsl
