@@ -9,12 +9,15 @@ import {
   allocMatrix,
   Gpu,
   type GpuError,
+  type HeldIn16,
   type Matrix,
   type PackedRows,
   packRows,
   type Storage,
   strideOf,
   type Tensor,
+  tileF16,
+  tileSide,
   writeRows
 } from "@srcode/gpu"
 import { Effect, type Scope } from "effect"
@@ -33,7 +36,7 @@ export type Quantization = "none" | "int8" | "int4"
 export const dtypeChoices: ReadonlyArray<DtypeChoice> = ["auto", "f32", "f16"]
 export const quantizations: ReadonlyArray<Quantization> = ["none", "int8", "int4"]
 
-/** Storage of the linear layers, and of embedding and head. */
+/** Storage of the linear layers, and of embedding and head. Layers in tiles (`f16_tiles`) bring a head of its own weights along. */
 export interface Precision {
   readonly linear: Storage
   readonly table: "f32" | "f16"
@@ -48,12 +51,12 @@ const sourceOf = (file: SafetensorsFile, name: string): Effect.Effect<TensorInfo
   return info === undefined ? Effect.fail(missingTensor(file.path, name, file.tensors)) : Effect.succeed(info)
 }
 
-/** What `dtype` and `quantize` mean for this checkpoint on a device with these features. */
+/** What `dtype` and `quantize` mean for this checkpoint on a device with these features, which holds 16 bits best as `weights16` says. */
 export const choosePrecision = (
   config: ModelConfig,
   file: SafetensorsFile,
   features: ReadonlyArray<string>,
-  options: { readonly dtype: DtypeChoice; readonly quantize: Quantization }
+  options: { readonly dtype: DtypeChoice; readonly quantize: Quantization; readonly weights16?: HeldIn16 | undefined }
 ): Precision => {
   const wide = weightParts(config).some(
     (part) =>
@@ -61,7 +64,15 @@ export const choosePrecision = (
       part.sources.some(({ name }) => (widths[file.tensors.get(name)?.dtype ?? "F32"] ?? 4) > 2)
   )
   const table = options.dtype === "auto" ? (!wide && features.includes("shader-f16") ? "f16" : "f32") : options.dtype
-  return { table, linear: options.quantize === "none" ? table : options.quantize }
+  const plain = table === "f16" ? (options.weights16 ?? "f16") : table
+  return { table, linear: options.quantize === "none" ? plain : options.quantize }
+}
+
+/** Storage of one part. Tiles are uploaded in whole bands, so tensors of other heights that share a matrix keep it in rows. */
+export const storageOf = ({ key, kind, sources }: WeightPart, { linear, table }: Precision): Storage => {
+  if (kind !== "linear" && (key === "embed" || linear !== "f16_tiles")) return table
+  const bands = sources.slice(0, -1).every(({ shape }) => (shape[0] ?? 0) % tileSide === 0)
+  return linear === "f16_tiles" && !bands ? "f16" : linear
 }
 
 /** Weights allocated, and where each part of the checkpoint goes. */
@@ -83,7 +94,7 @@ export const allocWeights = (
     for (const part of weightParts(config)) {
       const label = `weights.${part.key}`
       if (part.kind === "vector") vectors.set(part.key, yield* gpu.alloc(label, "f32", part.length))
-      else matrices.set(part.key, yield* allocMatrix(label, precision[part.kind], part.rows, part.cols))
+      else matrices.set(part.key, yield* allocMatrix(label, storageOf(part, precision), part.rows, part.cols))
     }
     const [someMatrix] = matrices.values()
     const [someVector] = vectors.values()
@@ -138,7 +149,8 @@ export const fillWeights = Effect.fn("Loading.fill")(function* (
       }
       const [rows = 0, cols = 1] = shape
       const width = (widths[info.dtype] ?? 4) * cols
-      const step = Math.max(1, Math.floor(pieceBytes / width))
+      const band = matrix.storage === "f16_tiles" ? tileSide : 1
+      const step = Math.max(band, Math.floor(pieceBytes / width / band) * band)
       for (let from = 0; from < rows; from += step) {
         const count = Math.min(step, rows - from)
         const raw = yield* file.readRaw(name, from * cols, count * cols)
@@ -174,7 +186,8 @@ const packPiece = Effect.fnUntraced(function* (
   cols: number,
   from: number
 ): Effect.fn.Return<PackedRows, ModelError> {
-  const direct = storage === "f16" && strideOf("f16", cols) === cols && (info.dtype === "F16" || info.dtype === "BF16")
+  const inHalves = storage === "f16" || storage === "f16_tiles"
+  const direct = inHalves && strideOf(storage, cols) === cols && (info.dtype === "F16" || info.dtype === "BF16")
   if (direct) {
     const halves = new Uint16Array(raw.buffer)
     const bad = info.dtype === "BF16" ? narrowBf16(halves) : halves.findIndex((h) => (h & 0x7c00) === 0x7c00)
@@ -184,10 +197,11 @@ const packPiece = Effect.fnUntraced(function* (
       else decodeF16(halves.slice(bad, bad + 1), value)
       return yield* outOfRange(path, info, storage, value[0] ?? Number.NaN, from * cols + bad)
     }
-    return { data: new Uint32Array(raw.buffer), scales: new Uint32Array(0) }
+    const words = new Uint32Array(raw.buffer)
+    return { data: storage === "f16" ? words : tileF16(words, rows, cols), scales: new Uint32Array(0) }
   }
   const values = widen(info.dtype, raw, rows * cols)
-  const limit = storage === "f16" || storage === "int4" ? 65504 : Number.MAX_VALUE
+  const limit = inHalves || storage === "int4" ? 65504 : Number.MAX_VALUE
   for (let i = 0; i < values.length; i++) {
     const value = values[i]!
     if (!(Math.abs(value) <= limit)) return yield* outOfRange(path, info, storage, value, from * cols + i)
@@ -241,7 +255,7 @@ const outOfRange = (path: string, info: TensorInfo, storage: Storage, value: num
         file: path,
         tensor: info.name,
         option: storage,
-        message: `${path}: tensor ${quote(info.name)} holds ${value} at index ${index}, beyond the ±65504 of ${storage}; load with --dtype f32${storage === "int4" ? " or --quantize int8" : ""}`
+        message: `${path}: tensor ${quote(info.name)} holds ${value} at index ${index}, beyond the ±65504 of ${storage === "int4" ? storage : "f16"}; load with --dtype f32${storage === "int4" ? " or --quantize int8" : ""}`
       })
     : ModelError.notFinite({
         operation,

@@ -2,7 +2,7 @@
  * A model folder opened: configuration, tokenizer, and its weights on the device. Weights live in the caller's Scope.
  */
 
-import { Gpu, makeOps, planMemory, requireMemory } from "@srcode/gpu"
+import { Gpu, type HeldIn16, makeOps, planMemory, requireMemory } from "@srcode/gpu"
 import { Effect } from "effect"
 import { loadConfig, type ModelConfig } from "./Config.ts"
 import {
@@ -36,6 +36,8 @@ export interface LoadOptions {
   readonly maxTokens?: number
   readonly dtype?: DtypeChoice
   readonly quantize?: Quantization
+  /** How frozen weights of 16 bits lie; default what a calibration of the device found. */
+  readonly weights16?: HeldIn16
   /** Hears of checkpoint bytes, done and in all. */
   readonly onProgress?: (done: number, total: number) => Effect.Effect<void>
 }
@@ -63,7 +65,8 @@ export const openCheckpoint = Effect.fn("Model.open")(function* (directory: stri
   }
   const file = yield* openModelWeights(directory)
   yield* checkModelTensors(config, file)
-  const choice = { dtype: options.dtype ?? "auto", quantize: options.quantize ?? "none" }
+  const weights16 = options.weights16 ?? gpu.info.matmul?.weights16
+  const choice = { dtype: options.dtype ?? "auto", quantize: options.quantize ?? "none", weights16 }
   const precision = choosePrecision(config, file, gpu.info.features, choice)
   const positions = Math.min(options.maxTokens ?? 4096, config.maxPositionEmbeddings)
   const checkpoint: OpenCheckpoint = { directory, config, precision, positions, file }

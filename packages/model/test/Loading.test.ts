@@ -1,6 +1,15 @@
 /** Checkpoints of every dtype into every storage, in one part and in several, against the f64 reference of what is then held. */
 import { assert, layer } from "@effect/vitest"
-import { Gpu, type GpuError, packRows, planMemory, type Storage, strideOf } from "@srcode/gpu"
+import {
+  Gpu,
+  type GpuError,
+  type HeldIn16,
+  onlyVariant,
+  packRows,
+  planMemory,
+  type Storage,
+  strideOf
+} from "@srcode/gpu"
 import { unpackF16, unpackInt4, unpackInt8 } from "@srcode/kernels/weight/reference"
 import { Effect, FileSystem, Ref } from "effect"
 import {
@@ -147,11 +156,57 @@ layer(DeviceLayer)("loading", (it) => {
               weights
             )
             const lost = relativeError(device.logProbs, exact.logProbs)
-            assert.isBelow(lost, { f32: 1e-4, f16: 2e-2, int8: 5e-2, int4: 0.5 }[linear])
+            assert.isBelow(lost, { f32: 1e-4, f16: 2e-2, f16_tiles: 2e-2, int8: 5e-2, int4: 0.5 }[linear])
           }
         }).pipe(Effect.scoped)
     )
   }
+
+  it.effect("16-bit weights in tiles of 16 x 16 give the bits of rows: scores, gradients and merged adapters", () =>
+    Effect.gen(function* () {
+      const gpu = yield* Gpu
+      const even: Shape = { ...plain, name: "whole tiles", hidden: 48, intermediate: 80, tied: false }
+      // gate and up of `wide` meet within a tile, and its rows end within one.
+      for (const [shape, layer, head] of [
+        [even, ["f16_tiles", "f16_tiles", "f16_tiles", "f16_tiles"], "f16_tiles"],
+        [wide, ["f16_tiles", "f16_tiles", "f16", "f16_tiles"], "f16_tiles"],
+        [{ ...even, tied: true }, ["f16_tiles", "f16_tiles", "f16_tiles", "f16_tiles"], "f16"]
+      ] as const) {
+        const { directory } = yield* writeAs(shape, 3, "BF16")
+        const scored = Effect.fnUntraced(function* (weights16: HeldIn16, binding: number) {
+          const limits = { ...gpu.info.limits, maxStorageBufferBindingSize: binding }
+          const matmul = { ...onlyVariant("tiled"), weights16 }
+          const device = Gpu.of({ ...gpu, info: { ...gpu.info, limits, features: ["shader-f16"], matmul } })
+          return yield* Effect.gen(function* () {
+            const { config, decoder, precision } = yield* loadModel(directory)
+            assert.deepStrictEqual(precision, { linear: weights16, table: "f16" })
+            const { embed, head: last, layers } = decoder.weights
+            const [first] = layers
+            const held = [first?.qkv, first?.o, first?.gateUp, first?.down].map((w) => w?.storage)
+            assert.deepStrictEqual(held, weights16 === "f16" ? ["f16", "f16", "f16", "f16"] : [...layer])
+            assert.deepStrictEqual([embed.storage, last.storage], ["f16", weights16 === "f16" ? "f16" : head])
+            const lora = yield* loraFromPairs(config, { rank: 4, alpha: 2 }, randomPairs(shape, 4, 6))
+            const sequences = randomSequences(shape.vocab, [9, 4], 5)
+            const weights = { logProb: 0.7, entropy: 0.2, temperature: 0.9 }
+            const { logProbs, lora: gradients } = yield* deviceGradients(decoder, lora, sequences, weights, false)
+            yield* mergeLora(decoder, lora)
+            const scorer = yield* makeScorer(decoder, { capacity: 16, rank: 4 })
+            return { logProbs, gradients, merged: (yield* scorer.score(null, sequences)).map((s) => s.logProbs) }
+          }).pipe(Effect.provideService(Gpu, device))
+        })
+        const rows = yield* scored("f16", 2 ** 27)
+        assert.deepStrictEqual(yield* scored("f16_tiles", 2 ** 27), rows)
+        if (shape === even) assert.deepStrictEqual((yield* scored("f16_tiles", 64 * 80 * 2)).logProbs, rows.logProbs)
+      }
+      const { directory } = yield* writeAs(even, 3, "F32")
+      const asked = (options: LoadOptions) =>
+        withFeatures(["shader-f16"], openCheckpoint(directory, { ...options, weights16: "f16_tiles" }))
+      assert.deepStrictEqual((yield* asked({})).precision, { linear: "f32", table: "f32" })
+      assert.deepStrictEqual((yield* asked({ dtype: "f16" })).precision, { linear: "f16_tiles", table: "f16" })
+      const fewer = yield* asked({ dtype: "f16", quantize: "int8" })
+      assert.deepStrictEqual(fewer.precision, { linear: "int8", table: "f16" })
+    }).pipe(Effect.scoped)
+  )
 
   it.effect("16 bits are chosen only for a checkpoint of 16 bits on a device that computes with them", () =>
     Effect.gen(function* () {
