@@ -4,8 +4,10 @@ import * as fs from "node:fs"
 import * as os from "node:os"
 import * as nodePath from "node:path"
 import { assert, describe, it, layer } from "@effect/vitest"
-import { Gpu, GpuDawn } from "@srcode/gpu"
+import { Gpu, GpuDawn, type KernelName, kernelNames, matmulVariants, rungOf } from "@srcode/gpu"
 import { Effect } from "effect"
+import { deadlinesOf, secondsFor } from "../src/gpu-check/schedule.ts"
+import { sections } from "../src/gpu-check/sections.ts"
 import { summarise } from "../src/gpu-check/summary.ts"
 import {
   type CheckCase,
@@ -13,6 +15,7 @@ import {
   errorOf,
   f32,
   result,
+  rungsOf,
   type Verdict,
   waysOf
 } from "../src/gpu-check/verify/harness.ts"
@@ -45,7 +48,7 @@ const readJson = (file: string) => JSON.parse(fs.readFileSync(file, "utf8"))
 describe("gpu-check as a program", () => {
   it("runs its sections, verifies, and leaves one report and the traces", () =>
     inFolder(async (folder) => {
-      const only = "large,matmul,consistency"
+      const only = "training,decoding,robustness,matmul,consistency"
       const { code, stdout } = await start(["--size", "tiny", "--only", only, "--out", folder]).ended
       assert.strictEqual(code, 0, stdout)
       assert.include(stdout, "all verified")
@@ -57,13 +60,38 @@ describe("gpu-check as a program", () => {
         assert.isAbove(row.seconds, 0)
         assert.closeTo(row.gflops, (2 * row.m * row.n * row.k) / row.seconds / 1e9, 0.01 * row.gflops)
       }
-      const [steps, decode] = sections.large.found.work
+      const [[steps], [decode]] = [sections.training.found.work, sections.decoding.found.work]
       assert.strictEqual(steps.training.length, 3)
+      const { cases, compared, different } = sections.robustness.found.robustness
+      assert.match(cases, /^(\d+) of \1$/)
+      assert.isAbove(compared, 5)
+      assert.deepStrictEqual(different, [])
       assert.isBelow(steps.training[2].loss, steps.training[0].loss)
       assert.strictEqual(decode.dispatchesPerStep, decode.dispatches / 9)
       for (const held of sections.consistency.found.holds) assert.isTrue(held.ok, held.what)
       const { traceEvents } = readJson(nodePath.join(folder, "trace-sft.json"))
       assert.isAbove(traceEvents.length, steps.submits)
+    }))
+
+  it("a section that crashes and one that hangs keep what they found, and take no time from those that follow", () =>
+    inFolder(async (folder) => {
+      const faults = nodePath.resolve(import.meta.dirname, "faults.ts")
+      const only = ["crash", "hang", "after"]
+      const args = ["--before", faults, "--only", only.join(","), "--size", "tiny", "--minutes", "0.3", "--out", folder]
+      const { code, stdout } = await start(args).ended
+      assert.strictEqual(code, 1)
+      const { sections } = readJson(nodePath.join(folder, "gpu-check.json"))
+      assert.deepStrictEqual(Object.keys(sections), only)
+      const { after, crash, hang } = sections
+      assert.deepStrictEqual([crash.status, hang.status, after.status], ["ended early", "out of time", "done"], stdout)
+      for (const { found } of [crash, hang, after]) assert.isTrue(found.holds[0].ok)
+      // The parts are 5, 5 and 10 of 17.1 seconds.
+      assert.approximately(crash.limit, 17.1 / 4, 0.3)
+      assert.approximately(hang.limit, 17.1 / 2 - crash.seconds, 0.5)
+      assert.isAtLeast(hang.seconds, hang.limit - 0.1)
+      assert.isAtLeast(after.limit, 17.1 / 2 - 1)
+      assert.include(stdout, "NOT all verified; out of time: hang")
+      assert.deepStrictEqual(fs.readdirSync(folder), ["gpu-check.json"])
     }))
 
   it("a section that is killed leaves what it had found", () =>
@@ -131,6 +159,62 @@ layer(GpuDawn.layerWith({ device: "auto" }))("the harness", (it) => {
   )
 })
 
+describe("how time is shared", () => {
+  const parts = [25, 65, 80, 30]
+
+  it("parts add up to the whole but for a reserve, in any unit", () => {
+    assert.deepStrictEqual(deadlinesOf(parts, 204), [25, 90, 170, 200])
+    assert.deepStrictEqual(deadlinesOf(parts, 404), [50, 180, 340, 400])
+    assert.deepStrictEqual(deadlinesOf([1, 1], 20), [9.5, 19])
+    assert.deepStrictEqual(deadlinesOf([], 20), [])
+    const all = deadlinesOf(
+      sections.map(({ part }) => part),
+      480
+    )
+    assert.closeTo(all.at(-1) ?? 0, 476, 1e-9)
+    assert.strictEqual(
+      sections.reduce((sum, { part }) => sum + part, 0),
+      480
+    )
+  })
+
+  it("each has at least its part whatever those before it took, and what they leave rolls on", () => {
+    const deadlines = deadlinesOf(parts, 204)
+    let state = 7
+    for (let turn = 0; turn < 200; turn++) {
+      let elapsed = 0
+      for (const [i, part] of parts.entries()) {
+        const own = secondsFor(deadlines, i, elapsed)
+        assert.isAtLeast(own, part - 1e-9)
+        state = (state * 16807) % 2147483647
+        // One in three runs into its limit.
+        elapsed += state % 3 === 0 ? own : own * (state / 2147483647)
+      }
+      assert.isAtMost(elapsed, 200 + 1e-9)
+    }
+    assert.strictEqual(secondsFor(deadlines, 1, 0), 90)
+    assert.strictEqual(secondsFor(deadlines, 0, 30), 0)
+    assert.strictEqual(secondsFor(deadlines, 9, 0), 0)
+  })
+})
+
+describe("rungs by name", () => {
+  it("are those whose kernels and constants ran, not those that were asked for", () => {
+    const ran = (kernel: KernelName, constants: Record<string, number>) =>
+      rungsOf([{ kernel, constants, tensors: [], immediates: new Uint32Array(4), grid: [1, 1, 1] }])
+    for (const variant of matmulVariants) {
+      const { constants, family } = rungOf(variant)
+      if (family === "subgroup") continue
+      const kernel = kernelNames.find((name) => name === `matmul_${family}` || name === `matmul_${family}_f16`)
+      if (kernel === undefined) continue
+      assert.deepStrictEqual(ran(kernel, { MODE: 1, ...constants }), [variant])
+    }
+    assert.deepStrictEqual(ran("matmul_nt_subgroup_few", { SG: 8 }), ["subgroup"])
+    assert.deepStrictEqual(ran("matmul_pack", {}), [])
+    assert.deepStrictEqual(ran("matmul_register", {}), [])
+  })
+})
+
 describe("errors and summaries", () => {
   it("errors are in units of the tolerance, and what is no number is infinitely wrong", () => {
     assert.closeTo(errorOf([1.1, 1], [1, 1], 0.1), 0.5, 1e-9)
@@ -149,5 +233,16 @@ describe("errors and summaries", () => {
     assert.isFalse(summarise("x", { problems: [{ part: "a", problem: "b" }] }).ok)
     assert.isFalse(summarise("x", { holds: [{ what: "a", ok: false }] }).ok)
     assert.isFalse(summarise("x", null).ok)
+    const different = [{ case: "a", variant: "b" }]
+    assert.isFalse(summarise("x", { robustness: { cases: "1 of 1", compared: 1, different } }).ok)
+    assert.isTrue(summarise("x", { robustness: { cases: "1 of 1", compared: 1, different: [] } }).ok)
+    const standings = [
+      { name: "tiled", verified: 3, failed: ["x: y"] },
+      { name: "matrix16", verified: 0, failed: [], reason: "no units" }
+    ]
+    assert.deepStrictEqual(summarise("x", { variants: standings }).lines, [
+      "tiled: verified in 3 cases, FAILED in 1: x: y",
+      "matrix16: not verified, no units"
+    ])
   })
 })

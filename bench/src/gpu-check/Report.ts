@@ -1,8 +1,9 @@
 /**
  * What a section has found so far, in a file that is whole at any moment: a section that is killed loses only what it was
- * doing.
+ * doing. Sections write in the order of importance.
  */
-import { Context, Effect, FileSystem } from "effect"
+import type { DeviceChoice } from "@srcode/gpu"
+import { Clock, Context, Effect, FileSystem } from "effect"
 
 export type Size = "full" | "tiny"
 
@@ -10,8 +11,11 @@ export class Report extends Context.Service<
   Report,
   {
     readonly size: Size
+    readonly device: DeviceChoice
     /** Folder for files beside the report: traces. */
     readonly folder: string
+    /** Seconds until the section is stopped. */
+    readonly left: Effect.Effect<number>
     /** Sets a finding and writes the file. */
     readonly set: (name: string, value: unknown) => Effect.Effect<void>
     /** Adds to a list of findings and writes the file. */
@@ -26,15 +30,27 @@ export const writeAtomic = Effect.fnUntraced(function* (file: string, value: unk
   yield* fs.rename(`${file}.tmp`, file)
 })
 
-export const makeReport = Effect.fnUntraced(function* (file: string, folder: string, size: Size) {
+export interface ReportOptions {
+  readonly file: string
+  readonly folder: string
+  readonly size: Size
+  readonly device: DeviceChoice
+  /** Seconds that the section may take. */
+  readonly seconds: number
+}
+
+export const makeReport = Effect.fnUntraced(function* ({ device, file, folder, seconds, size }: ReportOptions) {
   const fs = yield* FileSystem.FileSystem
+  const end = (yield* Clock.currentTimeMillis) + 1000 * seconds
   const found: Record<string, unknown> = {}
   const lists = new Map<string, Array<unknown>>()
   const save = writeAtomic(file, found).pipe(Effect.provideService(FileSystem.FileSystem, fs), Effect.orDie)
   yield* save
   return Report.of({
     size,
+    device,
     folder,
+    left: Effect.map(Clock.currentTimeMillis, (now) => Math.max(0, (end - now) / 1000)),
     set: (name, value) =>
       Effect.suspend(() => {
         found[name] = value

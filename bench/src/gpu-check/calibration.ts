@@ -3,9 +3,13 @@ import { Calibration } from "@srcode/gpu"
 import { Effect } from "effect"
 import { Report } from "./Report.ts"
 
+/** Seconds to end in after the last rung was begun. */
+const slack = 6
+
 export const calibration = Effect.gen(function* () {
   const report = yield* Report
-  const record = yield* Calibration.calibrated()
+  const seconds = Math.max(1, (yield* report.left) - slack)
+  const record = yield* Calibration.calibrated({ seconds })
   // Drivers that compute on the processor need none.
   yield* report.set("calibration", record ?? null)
 })

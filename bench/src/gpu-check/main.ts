@@ -1,112 +1,112 @@
 /**
- * `bench/gpu-check [--out FOLDER] [--minutes 8] [--only NAME,…] [--device NAME] [--size full|tiny]`: verifies and measures
- * everything on this device. One process a section, so that neither a crash nor a hang of one costs the others; the report is
- * written after each, and each section's findings survive its being killed. Needs no network. Exit code 1 when something
- * did not verify or a section did not finish.
+ * `bench/gpu-check [--out FOLDER] [--minutes 8] [--only NAME,…] [--device NAME] [--size full|tiny] [--compare]`: verifies and
+ * measures everything on this device. One process a section, so that neither a crash nor a hang of one costs the others; each has a
+ * part of the time that is its own (schedule.ts); the report is written after each, and each section's findings survive its being
+ * killed. Needs no network. Exit code 1 when something did not verify or a section did not finish.
  */
 import { parseArgs } from "node:util"
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
-import { Calibration, type DeviceChoice, deviceChoices, type Gpu, GpuDawn } from "@srcode/gpu"
-import { Clock, Console, Effect, FileSystem, Layer, Option, Path, type Scope } from "effect"
+import { Calibration, type DeviceChoice, deviceChoices, GpuDawn } from "@srcode/gpu"
+import { Clock, Console, Effect, FileSystem, Layer, Option, Path } from "effect"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
-import { calibration } from "./calibration.ts"
-import { capabilities } from "./capabilities.ts"
-import { attentionLadder, productLadder } from "./ladder.ts"
-import { consistency, largeModel, smallModel } from "./models.ts"
 import { makeReport, Report, type Size, writeAtomic } from "./Report.ts"
+import { deadlinesOf, secondsFor, worthStarting } from "./schedule.ts"
+import { type Section, sections } from "./sections.ts"
 import { summarise } from "./summary.ts"
-import { productVerification, verification } from "./verification.ts"
 
-/** In the order of what would be missed most; seconds that each may take at most. */
-const sections = {
-  capabilities: { seconds: 45, run: capabilities },
-  calibration: { seconds: 90, run: calibration },
-  verification: { seconds: 60, run: verification },
-  large: { seconds: 150, run: largeModel },
-  matmul: { seconds: 100, run: productLadder },
-  products: { seconds: 120, run: productVerification },
-  attention: { seconds: 50, run: attentionLadder },
-  small: { seconds: 60, run: smallModel },
-  consistency: { seconds: 60, run: consistency }
-} as const
-type SectionName = keyof typeof sections
-const names: ReadonlyArray<SectionName> = [
-  "capabilities",
-  "calibration",
-  "verification",
-  "large",
-  "matmul",
-  "products",
-  "attention",
-  "small",
-  "consistency"
-]
-
+const text = { type: "string" } as const
 const { values } = parseArgs({
   options: {
-    out: { type: "string", default: "gpu-check" },
-    minutes: { type: "string", default: "8" },
-    only: { type: "string", default: "" },
-    device: { type: "string", default: "auto" },
-    size: { type: "string", default: "full" },
-    section: { type: "string" }
+    out: { ...text, default: "gpu-check" },
+    minutes: { ...text, default: "8" },
+    only: { ...text, default: "" },
+    device: { ...text, default: "auto" },
+    size: { ...text, default: "full" },
+    compare: { type: "boolean", default: false },
+    python: { ...text, default: "python3" },
+    "torch-device": { ...text, default: "cuda" },
+    /** For tests: a module whose `sections` stand in front of the others. */
+    before: text,
+    /** For the process of one section: which, and how many seconds it has. */
+    section: text,
+    seconds: text
   }
 })
 const device: DeviceChoice = deviceChoices.find((d) => d === values.device) ?? "auto"
 const size: Size = values.size === "tiny" ? "tiny" : "full"
-const wanted = names.filter((name) => values.only === "" || values.only.split(",").includes(name))
 
-/** Whole models run as they do for users: with the rungs that calibration found. */
-const tuned: ReadonlyArray<SectionName> = ["large", "small", "consistency"]
+/** All sections there are. */
+const known = Effect.gen(function* () {
+  const { before } = values
+  if (before === undefined) return sections
+  const path = yield* Path.Path
+  const module: { readonly sections: ReadonlyArray<Section> } = yield* Effect.promise(
+    () => import(path.resolve(before))
+  )
+  return [...module.sections, ...sections]
+})
+
+/**
+ * A device with the rungs that the calibration section found; where that has left nothing, a quick one, so that a crash there does not
+ * cost the time of others.
+ */
+const tuned = (left: number) => Calibration.layerWith({ seconds: Math.min(15, left / 4) })
 
 /** One section in this process. */
-const alone = (name: SectionName) =>
-  Effect.gen(function* () {
-    const path = yield* Path.Path
-    const report = yield* makeReport(path.join(values.out, `.${name}.json`), values.out, size)
-    // Typed as one of them: the sections differ in what they can fail with.
-    const work: Effect.Effect<void, unknown, Gpu | Report | NodeServices.NodeServices | Scope.Scope> =
-      sections[name].run
-    const plain = GpuDawn.layerWith({ device })
-    yield* work.pipe(
-      Effect.scoped,
-      Effect.provide(tuned.includes(name) ? Calibration.layer.pipe(Layer.provide(plain)) : plain),
-      Effect.catchCause((cause) => report.add("problems", { part: name, problem: String(cause).slice(0, 2000) })),
-      Effect.provideService(Report, report)
-    )
-    return 0
-  })
+const alone = Effect.fnUntraced(function* (section: Section) {
+  const path = yield* Path.Path
+  const seconds = Number(values.seconds ?? 600)
+  const file = path.join(values.out, `.${section.name}.json`)
+  const report = yield* makeReport({ file, folder: values.out, size, device, seconds })
+  const plain = GpuDawn.layerWith({ device })
+  yield* section.run.pipe(
+    Effect.scoped,
+    Effect.provide(section.tuned === true ? tuned(seconds).pipe(Layer.provide(plain)) : plain),
+    Effect.catchCause((cause) => report.add("problems", { part: section.name, problem: String(cause).slice(0, 2000) })),
+    Effect.provideService(Report, report)
+  )
+  return 0
+})
 
 interface Outcome {
   readonly status: "done" | "ended early" | "out of time"
+  /** Seconds it took, and those it had. */
   readonly seconds: number
+  readonly limit: number
   readonly code?: number
   readonly found: unknown
 }
 
-/** One section in a process of its own, within `limit` seconds. */
-const spawned = Effect.fnUntraced(function* (name: SectionName, limit: number, cache: string) {
-  const fs = yield* FileSystem.FileSystem
-  const path = yield* Path.Path
+/** Runs a program within `limit` seconds; its exit code, none where it had to be stopped. */
+const within = Effect.fnUntraced(function* (limit: number, args: ReadonlyArray<string>, cache: string) {
   const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
-  const started = yield* Clock.currentTimeMillis
-  const args = ["--section", name, "--out", values.out, "--device", device, "--size", size]
-  const code = yield* Effect.gen(function* () {
+  return yield* Effect.gen(function* () {
     const handle = yield* spawner.spawn(
-      ChildProcess.make(process.execPath, [process.argv[1] ?? "", ...args], {
+      ChildProcess.make(process.execPath, [...args], {
         ...{ stdout: "inherit", stderr: "inherit", extendEnv: true },
         // What is calibrated here is this run's finding, not one of another day.
         env: { SRCODE_CACHE: cache },
-        // What hangs in a driver hears nothing.
-        killSignal: "SIGKILL"
+        // What hangs in a driver hears nothing, and may not even end then.
+        ...{ killSignal: "SIGKILL", forceKillAfter: "2 seconds" }
       })
     )
     return yield* handle.exitCode
   }).pipe(
     Effect.scoped,
-    Effect.timeoutOption(`${Math.max(1, Math.round(limit))} seconds`),
+    Effect.timeoutOption(`${Math.max(1, Math.round(1000 * limit))} millis`),
+    Effect.map(Option.map(Number)),
     Effect.catch(() => Effect.succeed(Option.some(-1)))
   )
+})
+
+/** One section in a process of its own, within `limit` seconds. */
+const spawned = Effect.fnUntraced(function* (name: string, limit: number, cache: string) {
+  const fs = yield* FileSystem.FileSystem
+  const path = yield* Path.Path
+  const started = yield* Clock.currentTimeMillis
+  const hook = values.before === undefined ? [] : ["--before", values.before]
+  const own = ["--section", name, "--seconds", limit.toFixed(1), "--out", values.out, "--device", device]
+  const code = yield* within(limit, [process.argv[1] ?? "", ...own, "--size", size, ...hook], cache)
   const file = path.join(values.out, `.${name}.json`)
   const found: unknown = yield* fs.readFileString(file).pipe(
     Effect.map((text): unknown => JSON.parse(text)),
@@ -115,48 +115,63 @@ const spawned = Effect.fnUntraced(function* (name: SectionName, limit: number, c
   yield* Effect.ignore(fs.remove(file))
   const seconds = ((yield* Clock.currentTimeMillis) - started) / 1000
   const outcome: Outcome = Option.isNone(code)
-    ? { status: "out of time", seconds, found }
-    : { status: code.value === 0 ? "done" : "ended early", seconds, code: Number(code.value), found }
+    ? { status: "out of time", seconds, limit, found }
+    : { status: code.value === 0 ? "done" : "ended early", seconds, limit, code: code.value, found }
   return outcome
 })
 
 const all = Effect.gen(function* () {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
+  const every = yield* known
+  const wanted = every.filter(({ name }) => values.only === "" || values.only.split(",").includes(name))
   const minutes = Number(values.minutes)
   if (!(minutes > 0) || wanted.length === 0) {
-    yield* Console.error(`usage: gpu-check [--out FOLDER] [--minutes N] [--only ${names.join(",")}] [--size full|tiny]`)
+    const names = every.map(({ name }) => name).join(",")
+    yield* Console.error(`usage: gpu-check [--out FOLDER] [--minutes N] [--only ${names}] [--size full|tiny]`)
     return 1
   }
   yield* fs.makeDirectory(values.out, { recursive: true })
   const cache = yield* fs.makeTempDirectoryScoped({ prefix: "srcode-gpu-check-" })
   const file = path.join(values.out, "gpu-check.json")
-  const end = (yield* Clock.currentTimeMillis) + minutes * 60_000
+  const start = yield* Clock.currentTimeMillis
+  const elapsed = Effect.map(Clock.currentTimeMillis, (now) => (now - start) / 1000)
+  const deadlines = deadlinesOf(
+    wanted.map(({ part }) => part),
+    60 * minutes
+  )
   const report: Record<string, Outcome> = {}
+  const late: Array<string> = []
   let good = true
-  for (const name of wanted) {
-    const left = (end - (yield* Clock.currentTimeMillis)) / 1000
-    if (left < 5) {
-      report[name] = { status: "out of time", seconds: 0, found: null }
-      good = false
-      continue
-    }
-    const outcome = yield* spawned(name, Math.min(sections[name].seconds, left), cache)
+  for (const [i, { name }] of wanted.entries()) {
+    const limit = secondsFor(deadlines, i, yield* elapsed)
+    const outcome: Outcome =
+      limit < worthStarting
+        ? { status: "out of time", seconds: 0, limit, found: null }
+        : yield* spawned(name, limit, cache)
     report[name] = outcome
     yield* writeAtomic(file, { size, minutes, sections: report })
     const { lines, ok } = summarise(name, outcome.found)
-    good = good && ok && outcome.status === "done"
-    yield* Console.log(`${name}: ${outcome.status} after ${outcome.seconds.toFixed(1)} s`)
+    if (outcome.status === "out of time") late.push(name)
+    good = good && (ok || (late.includes(name) && outcome.found === null)) && outcome.status !== "ended early"
+    yield* Console.log(
+      `${name}: ${outcome.status} after ${outcome.seconds.toFixed(1)} of ${outcome.limit.toFixed(0)} s`
+    )
     for (const line of lines) yield* Console.log(`  ${line}`)
   }
-  yield* writeAtomic(file, { size, minutes, sections: report })
-  yield* Console.log(`${good ? "all verified" : "NOT all verified"}; written to ${file}`)
-  return good ? 0 : 1
+  const verdict = !good ? "NOT all verified" : late.length > 0 ? "nothing failed" : "all verified"
+  const rest = late.length > 0 ? `; out of time: ${late.join(", ")}` : ""
+  yield* Console.log(`${verdict}${rest}; written to ${file}`)
+  return good && late.length === 0 ? 0 : 1
 }).pipe(Effect.scoped)
 
-const section = names.find((name) => name === values.section)
+const program = Effect.gen(function* () {
+  if (values.section === undefined) return yield* all
+  const section = (yield* known).find(({ name }) => name === values.section)
+  return section === undefined ? 1 : yield* alone(section)
+})
 NodeRuntime.runMain(
-  (section === undefined ? all : alone(section)).pipe(
+  program.pipe(
     Effect.provide(NodeServices.layer),
     Effect.tap((code) => Effect.sync(() => void (process.exitCode = code)))
   )

@@ -11,7 +11,7 @@ import { quickUniforms } from "../profile/randomModel.ts"
 import { openForBench } from "../profile/run.ts"
 import { writeTrace } from "../profile/traceFile.ts"
 import type { Sizes, WorkloadName } from "../profile/workloads.ts"
-import { guarded, Report } from "./Report.ts"
+import { guarded, Report, type Size } from "./Report.ts"
 import { waysOf } from "./verify/harness.ts"
 
 interface Piece {
@@ -23,9 +23,13 @@ interface Piece {
   readonly trace?: string
 }
 
+/** The part of a section's time after which a piece of work begins no further ordinary round. */
+const patience = 0.2
+
 const model = Effect.fnUntraced(function* (preset: string, sizes: Sizes, pieces: ReadonlyArray<Piece>) {
   const gpu = yield* Gpu
   const report = yield* Report
+  const seconds = patience * (yield* report.left)
   const ceilings = yield* measureCeilings()
   yield* report.set("ceilings", ceilings)
   const { decoder, precision } = yield* openForBench({ preset, dtype: "auto", quantize: "none" }, 4096)
@@ -40,7 +44,10 @@ const model = Effect.fnUntraced(function* (preset: string, sizes: Sizes, pieces:
       title,
       Effect.gen(function* () {
         const own = { ...sizes, ...piece.sizes }
-        const { profile, recording, values } = yield* profileWorkload(workload, decoder, own, { rounds, ceilings })
+        // What is there when the section is stopped in the middle of a piece.
+        const onRun = (run: number, wall: number) => report.set("progress", { title, run, seconds: wall })
+        const options = { rounds, ceilings, patience: seconds, onRun }
+        const { profile, recording, values } = yield* profileWorkload(workload, decoder, own, options)
         // A training step's loss and gradient norm, which must be numbers and should fall on the same rows.
         const steps = workload === "sft" ? { training: values } : {}
         yield* report.add("work", { title, sizes: own, ...profile, ...steps })
@@ -52,14 +59,32 @@ const model = Effect.fnUntraced(function* (preset: string, sizes: Sizes, pieces:
 
 const tiny: Sizes = { batch: 2, sequence: 12, prompt: 5, steps: 9, rank: 4, checkpointing: "none" }
 
-export const largeModel = Effect.gen(function* () {
+const large = (size: Size) =>
+  size === "full"
+    ? {
+        preset: "qwen2.5-coder-7b",
+        sizes: { batch: 2, sequence: 2048, prompt: 256, steps: 32, rank: 8, checkpointing: "none" as const }
+      }
+    : { preset: "tiny-llama", sizes: tiny }
+
+/** Qwen2.5-Coder-7B's shape: LoRA steps of 2 x 2048 tokens, and passes for log-probabilities. */
+export const training = Effect.gen(function* () {
   const { size } = yield* Report
   const full = size === "full"
-  const sizes = full
-    ? { batch: 2, sequence: 2048, prompt: 256, steps: 32, rank: 8, checkpointing: "none" as const }
-    : tiny
-  yield* model(full ? "qwen2.5-coder-7b" : "tiny-llama", sizes, [
+  const { preset, sizes } = large(size)
+  yield* model(preset, sizes, [
     { title: "5 LoRA steps", workload: "sft", sizes: {}, rounds: full ? 3 : 1, trace: "trace-sft.json" },
+    { title: "log-probabilities", workload: "logprob", sizes: {}, rounds: 2 },
+    { title: "LoRA step, kept by layer", workload: "sft", sizes: { checkpointing: "layer" }, rounds: 1 }
+  ])
+})
+
+/** The same shape: 32 decode steps, and prompts. */
+export const decoding = Effect.gen(function* () {
+  const { size } = yield* Report
+  const full = size === "full"
+  const { preset, sizes } = large(size)
+  yield* model(preset, sizes, [
     { title: "decode, batch 1", workload: "decode", sizes: { batch: 1 }, rounds: 2, trace: "trace-decode.json" },
     {
       title: "decode, batch 64",
@@ -67,9 +92,7 @@ export const largeModel = Effect.gen(function* () {
       sizes: full ? { batch: 64, prompt: 64 } : { batch: 3 },
       rounds: 1
     },
-    { title: "log-probabilities", workload: "logprob", sizes: {}, rounds: 2 },
-    { title: "prefill", workload: "prefill", sizes: { batch: 1, prompt: full ? 2048 : 7 }, rounds: 2 },
-    { title: "LoRA step, kept by layer", workload: "sft", sizes: { checkpointing: "layer" }, rounds: 1 }
+    { title: "prefill", workload: "prefill", sizes: { batch: 1, prompt: full ? 2048 : 7 }, rounds: 2 }
   ])
 })
 

@@ -14,6 +14,24 @@ const Findings = Schema.Struct({
       untouched: Schema.Array(Schema.Struct({ kernel: Schema.String, needs: Schema.Array(Schema.String) }))
     })
   ),
+  variants: Schema.optionalKey(
+    Schema.Array(
+      Schema.Struct({
+        name: Schema.String,
+        verified: Schema.Int,
+        failed: Schema.Array(Schema.String),
+        reason: Schema.optionalKey(Schema.String)
+      })
+    )
+  ),
+  robustness: Schema.optionalKey(
+    Schema.Struct({
+      cases: Schema.String,
+      compared: Schema.Int,
+      different: Schema.Array(Schema.Struct({ case: Schema.String, variant: Schema.String }))
+    })
+  ),
+  progress: Schema.optionalKey(Schema.Struct({ title: Schema.String, run: Schema.Int, seconds: Schema.Finite })),
   calibration: Schema.optionalKey(
     Schema.NullOr(
       Schema.Struct({
@@ -87,7 +105,10 @@ export const summarise = (
     holds = [],
     matmul = [],
     problems = [],
+    progress,
+    robustness,
     summary,
+    variants = [],
     work = []
   } = decoded.value
   const lines: Array<string> = problems.map(
@@ -108,6 +129,19 @@ export const summarise = (
       `${summary.untouched.length} kernels not reached: ${summary.untouched.map(({ kernel }) => kernel).join(", ")}`
     )
   }
+  for (const v of variants) {
+    const failed = v.failed.length > 0 ? `, FAILED in ${v.failed.length}: ${v.failed[0]?.slice(0, 150)}` : ""
+    lines.push(
+      v.reason === undefined
+        ? `${v.name}: verified in ${v.verified} cases${failed}`
+        : `${v.name}: not verified, ${v.reason}`
+    )
+  }
+  if (robustness) {
+    const { cases, compared, different } = robustness
+    lines.push(`robustness off gives the same bits in ${compared - different.length} of ${compared}, cases ${cases}`)
+    lines.push(...different.map((d) => `DIFFERENT BITS ${d.case} (${d.variant})`))
+  }
   if (calibration) {
     lines.push(...Object.entries(calibration.byClass).map(([kind, rung]) => `${kind}: ${rung}`))
     lines.push(...calibration.dropped.map((d) => `dropped ${d.variant} ${d.where}: ${d.reason.slice(0, 150)}`))
@@ -127,6 +161,12 @@ export const summarise = (
       `${w.title}: ${ms(w.seconds.median)}${device}, ${w.tokensPerSecond.toFixed(1)} tokens/s${share}, ${w.dispatchesPerStepAndLayer.toFixed(1)} dispatches a layer${losses}`
     )
   }
-  const ok = problems.length === 0 && (summary?.failed.length ?? 0) === 0 && holds.every((h) => h.ok)
+  if (progress && !work.some(({ title }) => title === progress.title))
+    lines.push(`${progress.title}: stopped after run ${progress.run}, which took ${ms(progress.seconds)}`)
+  const ok =
+    (robustness?.different.length ?? 0) === 0 &&
+    problems.length === 0 &&
+    (summary?.failed.length ?? 0) === 0 &&
+    holds.every((h) => h.ok)
   return { lines, ok }
 }

@@ -19,7 +19,7 @@ import {
   wallSeconds
 } from "@srcode/gpu"
 import type { Decoder } from "@srcode/model"
-import { Effect } from "effect"
+import { Clock, Effect } from "effect"
 import { type Sizes, type WorkloadName, workloads } from "./workloads.ts"
 
 export interface WorkloadProfile {
@@ -68,19 +68,35 @@ export const profileWorkload = Effect.fn("bench.profileWorkload")(function* (
   name: WorkloadName,
   decoder: Decoder,
   sizes: Sizes,
-  options: { readonly rounds: number; readonly ceilings: Ceilings }
+  options: {
+    readonly rounds: number
+    readonly ceilings: Ceilings
+    /** Seconds of ordinary runs after which no further one is begun; one there is always. */
+    readonly patience?: number
+    /** Hears of each run that is done: which, from 0, and its wall seconds. */
+    readonly onRun?: (run: number, seconds: number) => Effect.Effect<void>
+  }
 ) {
   const gpu = yield* Gpu
   const { hints, label, run, steps, tokens } = yield* workloads[name](decoder, sizes)
   const meant = (recording: Recording): Recording => (label === undefined ? recording : onlyLabel(recording, label))
+  const { onRun = () => Effect.void, patience = Number.POSITIVE_INFINITY } = options
+  const began = yield* Clock.currentTimeMillis
+  const since = Effect.map(Clock.currentTimeMillis, (now) => (now - began) / 1000)
   // What the runs gave in order: the steps of a training differ.
   const values: Array<unknown> = [yield* run]
   yield* gpu.idle
+  yield* onRun(0, yield* since)
   const plain: Array<Recording> = []
-  for (let round = 0; round < options.rounds; round++) {
+  let spent = 0
+  for (let round = 0; round < options.rounds && (round === 0 || spent < patience); round++) {
+    const before = yield* since
     const { recording, value } = yield* recordWork(run, { dispatches: false })
+    const seconds = (yield* since) - before
+    spent += seconds
     values.push(value)
     plain.push(meant(recording))
+    yield* onRun(round + 1, seconds)
   }
   plain.sort((a, b) => wallSeconds(a) - wallSeconds(b))
   const typical = plain[Math.floor(plain.length / 2)] ?? { submits: [], spans: [] }
@@ -97,7 +113,7 @@ export const profileWorkload = Effect.fn("bench.profileWorkload")(function* (
     tokens,
     steps,
     layers,
-    rounds: options.rounds,
+    rounds: plain.length,
     seconds: {
       median,
       min: wallSeconds(plain[0] ?? typical),

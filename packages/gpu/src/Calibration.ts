@@ -139,16 +139,19 @@ export const calibrated = Effect.fn("Calibration.calibrated")(function* (options
 /** The choice that a record stands for. */
 export const choiceOf = ({ byClass, weights16 }: CalibrationRecord): MatmulChoice => ({ byClass, weights16 })
 
-/** A Gpu whose `info.matmul` holds what calibration found, so that every `makeOps(gpu.info)` follows it. */
-export const layer: Layer.Layer<Gpu, never, Gpu | FileSystem.FileSystem | Path.Path> = Layer.effect(
-  Gpu,
-  Effect.gen(function* () {
-    const gpu = yield* Gpu
-    const record = yield* calibrated().pipe(
-      Effect.catch((error: GpuError) =>
-        Effect.as(Effect.logWarning(`calibration left out: ${error.message}`), undefined)
+/** A Gpu whose `info.matmul` holds what calibration found, so that every `makeOps(gpu.info)` follows it; `options` narrow the measuring. */
+export const layerWith = (options?: MeasureOptions): Layer.Layer<Gpu, never, Gpu | FileSystem.FileSystem | Path.Path> =>
+  Layer.effect(
+    Gpu,
+    Effect.gen(function* () {
+      const gpu = yield* Gpu
+      const record = yield* calibrated(options).pipe(
+        Effect.catch((error: GpuError) =>
+          Effect.as(Effect.logWarning(`calibration left out: ${error.message}`), undefined)
+        )
       )
-    )
-    return record === undefined ? gpu : Gpu.of({ ...gpu, info: { ...gpu.info, matmul: choiceOf(record) } })
-  })
-)
+      return record === undefined ? gpu : Gpu.of({ ...gpu, info: { ...gpu.info, matmul: choiceOf(record) } })
+    })
+  )
+
+export const layer = layerWith()

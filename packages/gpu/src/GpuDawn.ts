@@ -5,8 +5,9 @@
  * the submit waits for; one pipeline per expanded source text. Software drivers are told apart by the adapter's own
  * fallback flag, never by vendor name.
  */
-import { Config, Effect, Layer } from "effect"
+import { Config, Effect, Layer, type Scope } from "effect"
 import { Gpu } from "./Gpu.ts"
+import type { GpuError } from "./GpuError.ts"
 import { makeDevice } from "./internal/device.ts"
 
 /** Which adapter to use. `hardware` refuses software drivers; `null` compiles everything and computes nothing. */
@@ -18,11 +19,18 @@ export interface GpuOptions {
   readonly device: DeviceChoice
   /** Budget for device buffers in bytes; default: 3/4 of the machine's memory on software drivers, none on hardware. */
   readonly memory?: number
+  /**
+   * Dawn's toggle of that name: indices past the end of a buffer or array are no longer brought back inside. Only to measure what that
+   * costs and to show that no kernel depends on it: one that did would read and write other tensors.
+   */
+  readonly disable_robustness?: boolean
 }
 
+/** A device beside others: it lives in the caller's Scope. */
+export const open = (options: GpuOptions): Effect.Effect<Gpu["Service"], GpuError, Scope.Scope> => makeDevice(options)
+
 /** The device as chosen by the caller. */
-export const layerWith = (options: GpuOptions): Layer.Layer<Gpu, import("./GpuError.ts").GpuError> =>
-  Layer.effect(Gpu, makeDevice(options))
+export const layerWith = (options: GpuOptions): Layer.Layer<Gpu, GpuError> => Layer.effect(Gpu, makeDevice(options))
 
 /** The device as chosen by Config: `SRCODE_DEVICE` (default auto), `SRCODE_GPU_MEMORY` (bytes). */
 export const layer = Layer.effect(

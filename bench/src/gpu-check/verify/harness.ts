@@ -18,6 +18,7 @@ import {
   type Ops,
   onlyVariant,
   planMemory,
+  rungOf,
   type Tape,
   type Tensor,
   unusable
@@ -52,6 +53,8 @@ export interface Verdict {
   /** Capabilities under which these kernels are chosen, by name; the first that does. */
   readonly variant: string
   readonly kernels: ReadonlyArray<string>
+  /** Rungs of the matmul ladder that took part, by name. */
+  readonly rungs: ReadonlyArray<MatmulVariant>
   readonly ok: boolean
   /** Largest error over all outputs, in units of the tolerance. */
   readonly error: number
@@ -84,7 +87,7 @@ export interface Way {
 /** Rungs that a driver on the processor compiles in reasonable time. */
 const quick: ReadonlyArray<MatmulVariant> = ["subgroup", "tiled", "gemv"]
 
-const attentionNames: ReadonlyArray<AttentionVariant> = ["invocation", "packed", "workgroup", "flash", "matrix"]
+export const attentionNames: ReadonlyArray<AttentionVariant> = ["invocation", "packed", "workgroup", "flash", "matrix"]
 
 /**
  * Every way: the sets of capabilities, then each rung of the matmul ladder that the device can run, then each variant of attention. `all` leaves out none;
@@ -118,8 +121,19 @@ export const waysOf = (info: AdapterInfo, all: boolean): ReadonlyArray<Way> => {
 const coarseOf = (dispatches: ReadonlyArray<Dispatch>): number =>
   dispatches.reduce((widest, { constants, kernel }) => {
     if (/^attention_.*_matrix$/.test(kernel)) return Math.max(widest, 80)
-    return /^matmul_(half|matrix)/.test(kernel) ? Math.max(widest, 40 / (constants.PARTS ?? 1)) : widest
+    const exact = /^matmul_((n[nt]_|tn_)?subgroup|tiled|register|gemv|pack|split)/.test(kernel)
+    return kernel.startsWith("matmul_") && !exact ? Math.max(widest, 40 / (constants.PARTS ?? 1)) : widest
   }, 1)
+
+/** The rungs that dispatches belong to: a way of its name does not run a rung where the shape is not for it. */
+export const rungsOf = (dispatches: ReadonlyArray<Dispatch>): ReadonlyArray<MatmulVariant> =>
+  matmulVariants.filter((variant) => {
+    const { constants, family } = rungOf(variant)
+    const kernel = new RegExp(`^matmul_(n[nt]_|tn_)?${family}(_|$)`)
+    return dispatches.some(
+      (d) => kernel.test(d.kernel) && Object.entries(constants).every(([name, value]) => d.constants[name] === value)
+    )
+  })
 
 const unwritten = 12345.678
 
@@ -161,7 +175,37 @@ export const errorOf = (
   return worst
 }
 
-const reset = Effect.fnUntraced(function* ({ initial, tensor }: Expected) {
+/** What a way leads to. */
+export interface Choice extends Way {
+  readonly dispatches: ReadonlyArray<Dispatch>
+  readonly kernels: ReadonlyArray<string>
+}
+
+/**
+ * The ways that lead to different kernels for a recording, and why others cannot take it. Pipelines of all of them are made at once, as
+ * drivers compile side by side.
+ */
+export const choicesOf = Effect.fnUntraced(function* (record: Prepared["record"], ways: ReadonlyArray<Way>) {
+  const gpu = yield* Gpu
+  const choices = new Map<string, Choice>()
+  const refused: Array<{ readonly way: Way; readonly problem: string }> = []
+  for (const way of ways) {
+    const dry = yield* Effect.result(recorded(record, way.ops))
+    if (Result.isFailure(dry)) refused.push({ way, problem: dry.failure.message })
+    else if (!choices.has(dry.success.signature)) choices.set(dry.success.signature, { ...way, ...dry.success })
+  }
+  const found = [...choices.values()]
+  // What fails here fails again below, where it can be told which one it is.
+  if (found.length > 1 && !gpu.info.software)
+    yield* Effect.ignore(
+      gpu.submit("compile", (tape) => {
+        for (const { ops } of found) record(tape, ops)
+      })
+    )
+  return { choices: found, refused }
+})
+
+export const reset = Effect.fnUntraced(function* ({ initial, tensor }: Expected) {
   const gpu = yield* Gpu
   const value = (i: number): number => initial?.[i] ?? unwritten
   // Both kinds of element are four bytes; outputs that are read as words are judged as words.
@@ -184,28 +228,30 @@ export const checkCase = Effect.fn("check.case")(function* (
   onVerdict: (verdict: Verdict) => Effect.Effect<void>
 ) {
   const gpu = yield* Gpu
-  const failed = (variant: string, kernels: ReadonlyArray<string>, problem: string): Verdict => ({
+  const failed = (
+    variant: string,
+    kernels: ReadonlyArray<string>,
+    problem: string,
+    rungs: ReadonlyArray<MatmulVariant> = []
+  ): Verdict => ({
     case: name,
     variant,
     kernels,
+    rungs,
     ok: false,
     error: Number.MAX_VALUE,
     problem
   })
   const own = Effect.gen(function* () {
     const { outputs, record } = yield* prepare
-    const seen = new Set<string>()
-    for (const { name: variant, ops, optional } of ways) {
-      const dry = yield* Effect.result(recorded(record, ops))
-      if (Result.isFailure(dry)) {
-        if (optional === true) continue
-        if (!seen.has(dry.failure.message)) yield* onVerdict(failed(variant, [], dry.failure.message))
-        seen.add(dry.failure.message)
-        continue
-      }
-      const { dispatches, kernels, signature } = dry.success
-      if (seen.has(signature)) continue
-      seen.add(signature)
+    const { choices, refused } = yield* choicesOf(record, ways)
+    const said = new Set<string>()
+    for (const { problem, way } of refused) {
+      if (way.optional === true || said.has(problem)) continue
+      said.add(problem)
+      yield* onVerdict(failed(way.name, [], problem))
+    }
+    for (const { dispatches, kernels, name: variant, ops } of choices) {
       const coarse = coarseOf(dispatches)
       const verdict = yield* Effect.gen(function* () {
         for (const output of outputs) yield* reset(output)
@@ -218,9 +264,10 @@ export const checkCase = Effect.fn("check.case")(function* (
           error = Math.max(error, own)
         }
         const ok = error <= 1
-        const verdict: Verdict = { case: name, variant, kernels, ok, error: Math.min(error, Number.MAX_VALUE) }
+        const rungs = rungsOf(dispatches)
+        const verdict: Verdict = { case: name, variant, kernels, rungs, ok, error: Math.min(error, Number.MAX_VALUE) }
         return verdict
-      }).pipe(Effect.catch((error) => Effect.succeed(failed(variant, kernels, error.message))))
+      }).pipe(Effect.catch((error) => Effect.succeed(failed(variant, kernels, error.message, rungsOf(dispatches)))))
       yield* onVerdict(verdict)
     }
   }).pipe(Effect.scoped)

@@ -1,5 +1,14 @@
 /** Matrix products in every layout and storage, with everything that rides along; large ones by some of their rows. */
-import { allocMatrix, Gpu, type MatmulArgs, packRows, type Storage, strideOf, writeRows } from "@srcode/gpu"
+import {
+  allocMatrix,
+  Gpu,
+  type MatmulArgs,
+  packRows,
+  type Storage,
+  storageLayout,
+  strideOf,
+  writeRows
+} from "@srcode/gpu"
 import { blockDiagonal } from "@srcode/kernels/lora/reference"
 import { type Layout, matmul } from "@srcode/kernels/matmul/reference"
 import { unpackF16, unpackInt4, unpackInt8 } from "@srcode/kernels/weight/reference"
@@ -30,12 +39,14 @@ const meaning = (
   rows: number,
   cols: number
 ): ArrayLike<number> => {
-  const { data, scales } = packRows(storage, values, rows, cols)
-  const stride = strideOf(storage, cols)
-  if (storage === "f16") return unpackF16(data, rows, cols, stride)
-  if (storage === "int8") return unpackInt8(data, new Float32Array(scales.buffer), rows, cols, stride)
-  if (storage === "int4") return unpackInt4(data, scales, rows, cols, stride)
-  return values
+  if (storage === "f32") return values
+  // 16-bit floats mean the same in whatever order they lie.
+  const plain = storage === "int8" || storage === "int4" ? storage : "f16"
+  const { data, scales } = packRows(plain, values, rows, cols)
+  const stride = strideOf(plain, cols)
+  if (plain === "int8") return unpackInt8(data, new Float32Array(scales.buffer), rows, cols, stride)
+  if (plain === "int4") return unpackInt4(data, scales, rows, cols, stride)
+  return unpackF16(data, rows, cols, stride)
 }
 
 /** Rows `which` of x [all, cols] one below the other; of a TN operand [k, all] its columns. */
@@ -126,7 +137,26 @@ const product = (p: Product, seed: number): CheckCase => ({
 })
 
 const layouts: ReadonlyArray<Layout> = ["NT", "NN", "TN"]
-const storages: ReadonlyArray<Storage> = ["f32", "f16", "int8", "int4"]
+const storages: ReadonlyArray<Storage> = Object.keys(storageLayout).filter((s): s is Storage => s in storageLayout)
+
+/**
+ * A product that every rung can take, past the edge of a tile in each dimension and with all that rides along, in each layout and
+ * storage that there is; those that models use most come first.
+ */
+export const oneOfEach = (): ReadonlyArray<CheckCase> => {
+  const sixteen = storages.filter((s) => s.startsWith("f16"))
+  const others = storages.filter((s) => !sixteen.includes(s))
+  const shape = { m: 70, n: 132, k: 72 }
+  const list = [...sixteen, ...others].flatMap((storage) =>
+    (["NT", "NN"] as const).map(
+      (layout): Product => ({ layout, storage, ...shape, bias: true, residual: true, extra: 8 })
+    )
+  )
+  const transposed: Product = { layout: "TN", ...shape, m: 68, alpha: 0.5, accumulate: true }
+  return [...list.slice(0, 2 * sixteen.length), transposed, ...list.slice(2 * sixteen.length)].map((p, i) =>
+    product(p, 900 + i)
+  )
+}
 
 const mask: CheckCase = {
   name: "lora mask",
@@ -241,5 +271,5 @@ export const productCases = (large: boolean): ReadonlyArray<CheckCase> => {
   }
   if (large)
     list.push({ layout: "TN", m: 24, n: 3584, k: 4096, rows: 4 }, { layout: "TN", m: 3584, n: 24, k: 1000, rows: 6 })
-  return [...list.map((p, i) => product(p, 1000 + i)), mask, merge]
+  return [...oneOfEach(), ...list.map((p, i) => product(p, 1000 + i)), mask, merge]
 }

@@ -2,7 +2,7 @@
 import { Effect } from "effect"
 import { create } from "webgpu"
 import type { AdapterInfo } from "../Gpu.ts"
-import type { DeviceChoice } from "../GpuDawn.ts"
+import type { DeviceChoice, GpuOptions } from "../GpuDawn.ts"
 import { gpuError, NoAdapter } from "../GpuError.ts"
 import { matrixConfigs } from "./matrix-configs.ts"
 
@@ -57,13 +57,12 @@ const describe = (adapter: GPUAdapter, backendNull: boolean): AdapterInfo => {
   }
 }
 
-/** The first adapter that is what `choice` asks for, with the instance that it lives in. */
-export const acquire = (choice: DeviceChoice) =>
+/** The first adapter that is what is asked for, with the instance that it lives in. */
+export const acquire = ({ device: choice, disable_robustness }: GpuOptions) =>
   Effect.gen(function* () {
-    const flags = [
-      "enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia",
-      "disable-dawn-features=timestamp_quantization"
-    ]
+    const toggles = ["allow_unsafe_apis", "vulkan_enable_f16_on_nvidia"]
+    if (disable_robustness === true) toggles.push("disable_robustness")
+    const flags = [`enable-dawn-features=${toggles.join(",")}`, "disable-dawn-features=timestamp_quantization"]
     if (choice === "null") flags.push("backend=null")
     const refuse = (hint: string) => gpuError(new NoAdapter({ requested: choice, hint }))
     const instance = yield* Effect.try({ try: () => create(flags), catch: () => refuse(hints[choice]) })

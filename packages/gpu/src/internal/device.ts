@@ -52,7 +52,7 @@ const wantedLimits = [
 
 /** `kernels` are other texts, only in tests. */
 export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, kernels?: KernelTexts) {
-  const { instance, adapter, info } = yield* acquire(options.device)
+  const { instance, adapter, info } = yield* acquire(options)
   const features = wantedFeatures.filter((f) => adapter.features.has(f))
   const requiredLimits: Record<string, number> = {}
   for (const key of wantedLimits) {

@@ -1,0 +1,28 @@
+/** Sections that go wrong, for the test of the check: each leaves a finding first. */
+import { Effect } from "effect"
+import { Report } from "../src/gpu-check/Report.ts"
+import type { Section } from "../src/gpu-check/sections.ts"
+
+const found = Effect.flatMap(Report, (report) =>
+  Effect.andThen(report.add("holds", { what: "a section had begun", ok: true }), report.left)
+)
+
+export const sections: ReadonlyArray<Section> = [
+  {
+    name: "crash",
+    part: 5,
+    run: Effect.andThen(found, () => Effect.sync(() => process.kill(process.pid, "SIGSEGV")))
+  },
+  {
+    name: "hang",
+    part: 5,
+    // As a driver hangs: neither timers nor signals are heard.
+    run: Effect.andThen(found, () =>
+      Effect.sync(() => {
+        process.on("SIGTERM", () => undefined)
+        for (;;);
+      })
+    )
+  },
+  { name: "after", part: 10, run: found }
+]
