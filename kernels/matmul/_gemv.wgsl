@@ -62,10 +62,19 @@ fn main(
   var c$r_$o = vec4<f32>();
 //@end
 //@end
-  for (var chunk = lane; chunk * QUADS < k4; chunk += size) {
+  // The next chunk is on its way while one is used: with few columns there are too few threads to hide memory otherwise.
+  let last = (k4 - 1u) / QUADS;
 //@for o 0 OUT
-    let w$o = b_chunk(col$o, chunk);
-    let block$o = b_block(col$o, chunk);
+  var next$o = b_chunk(col$o, min(lane, last));
+  var next_block$o = b_block(col$o, min(lane, last));
+//@end
+  for (var chunk = lane; chunk * QUADS < k4; chunk += size) {
+    let after = min(chunk + size, last);
+//@for o 0 OUT
+    let w$o = next$o;
+    let block$o = next_block$o;
+    next$o = b_chunk(col$o, after);
+    next_block$o = b_block(col$o, after);
 //@end
 //@for q 0 QUADS
     {
