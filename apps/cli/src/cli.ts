@@ -21,7 +21,7 @@ import { verifyAdapterCommand } from "./commands/verify-adapter.ts"
 import { runToExitCode } from "./errors.ts"
 import { srcode } from "./root.ts"
 
-const command = srcode.pipe(
+export const command = srcode.pipe(
   Command.withSubcommands([
     doctor,
     run,

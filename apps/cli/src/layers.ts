@@ -61,14 +61,15 @@ export const gpuLayerFromFlags = Trainer.layer.pipe(
 /** Who teaches: the embedded rules, a chat-completions server (`SRCODE_TEACHER_URL`, `_MODEL`, `_KEY`), or recorded answers. */
 export const teacherFlag = Flag.Literals("teacher", ["rules", "chat", "replay"]).pipe(
   Flag.withDescription(
-    "Who teaches: the embedded rules, a chat-completions server, or recorded answers (with --recordings)"
+    "Who teaches: the embedded rules (the default), a chat-completions server, or recorded answers (with --recordings)"
   ),
   Flag.withDefault("rules" as const)
 )
 
 export const recordingsFlag = fileFlag(
   "recordings",
-  "Directory of a teacher's answers: replayed with --teacher replay, recorded with --teacher chat"
+  "Directory of a teacher's answers: replayed with --teacher replay, recorded with --teacher chat",
+  "DIR"
 ).pipe(Flag.optional)
 
 export const teacherLayer = (kind: "rules" | "chat" | "replay", recordings: Option.Option<string>) => {

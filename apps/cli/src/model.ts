@@ -31,28 +31,32 @@ import { fileFlag } from "./root.ts"
 
 export const modelFlag = fileFlag(
   "model",
-  "Model folder in Hugging Face layout, or ORG/NAME[@REVISION] in the local cache (required)"
+  "Model folder in Hugging Face layout, or ORG/NAME[@REVISION] in the local cache (required)",
+  "MODEL"
 )
 export const adapterFlag = fileFlag(
   "adapter",
-  "PEFT adapter to apply: a folder, or ORG/NAME[@REVISION] in the local cache"
+  "PEFT adapter to apply: a folder, or ORG/NAME[@REVISION] in the local cache",
+  "DIR"
 ).pipe(Flag.optional)
 
 export const dtypeFlag = Flag.Literals("dtype", dtypeChoices).pipe(
   Flag.withDescription(
-    "How weights are held: f32, f16, or auto (as the checkpoint where the device can, never below an f32 checkpoint)"
+    "How weights are held: f32, f16, or auto, the default (as the checkpoint where the device can, never below an f32 checkpoint)"
   )
 )
 
-/** `--model`, `--dtype` and `--quantize`. */
-export const modelFlags = {
-  model: modelFlag,
+/** `--dtype` and `--quantize`. */
+export const precisionFlags = {
   dtype: dtypeFlag.pipe(Flag.withDefault("auto" as const)),
   quantize: Flag.Literals("quantize", quantizations).pipe(
-    Flag.withDescription("Hold the frozen linear layers in int8 (a scale a row) or int4 (blocks of 32)"),
+    Flag.withDescription("Hold the frozen linear layers in int8 (a scale a row) or int4 (blocks of 32); default none"),
     Flag.withDefault("none" as const)
   )
 }
+
+/** `--model`, `--dtype` and `--quantize`. */
+export const modelFlags = { model: modelFlag, ...precisionFlags }
 
 export interface ModelChoice {
   readonly model: string

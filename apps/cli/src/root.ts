@@ -9,13 +9,13 @@ const device = Flag.Literals("device", deviceChoices).pipe(
 )
 
 /**
- * A flag that names a file, as the user wrote it. Whether it can be read or written is told on reading or writing:
+ * A flag that names a file or a folder, as the user wrote it. Whether it can be read or written is told on reading or writing:
  * pipes and /dev/stdin are files too.
  */
-export const fileFlag = (name: string, description: string) =>
+export const fileFlag = (name: string, description: string, metavar = "FILE") =>
   Flag.String(name).pipe(
     Flag.withDescription(description),
-    Flag.withMetavar("FILE"),
+    Flag.withMetavar(metavar),
     Flag.withSchema(Schema.NonEmptyString)
   )
 

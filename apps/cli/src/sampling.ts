@@ -7,27 +7,27 @@ const positive = Schema.Int.check(Schema.isGreaterThan(0))
 /** `--temperature`, `--top-p`, `--top-k`, `--min-p`, `--max-tokens`, `--stop` and `--seed`. */
 export const samplingFlags = (defaults: { readonly maxTokens: number }) => ({
   temperature: Flag.Finite("temperature").pipe(
-    Flag.withDescription("0 takes the most likely token"),
+    Flag.withDescription("Sampling temperature; 0 takes the most likely token (default 0.8)"),
     Flag.withSchema(Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))),
     Flag.withDefault(0.8)
   ),
   topP: Flag.Finite("top-p").pipe(
-    Flag.withDescription("Mass of the nucleus"),
+    Flag.withDescription("Mass of the nucleus, 0.01 to 1 (default 1: all)"),
     Flag.withSchema(Schema.Finite.check(Schema.isBetween({ minimum: 0.01, maximum: 1 }))),
     Flag.withDefault(1)
   ),
   topK: Flag.Int("top-k").pipe(
-    Flag.withDescription("Draw from so many of the most likely tokens; 0 is off"),
+    Flag.withDescription("Draw from so many of the most likely tokens; 0, the default, is off"),
     Flag.withSchema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 2 ** 31 - 1 }))),
     Flag.withDefault(0)
   ),
   minP: Flag.Finite("min-p").pipe(
-    Flag.withDescription("Leave out tokens less likely than this part of the most likely one; 0 is off"),
+    Flag.withDescription("Leave out tokens less likely than this part of the most likely one; 0, the default, is off"),
     Flag.withSchema(Schema.Finite.check(Schema.isBetween({ minimum: 0, maximum: 1 }))),
     Flag.withDefault(0)
   ),
   maxTokens: Flag.Int("max-tokens").pipe(
-    Flag.withDescription("Most new tokens"),
+    Flag.withDescription(`Most new tokens (default ${defaults.maxTokens})`),
     Flag.withSchema(positive),
     Flag.withDefault(defaults.maxTokens)
   ),
@@ -36,7 +36,7 @@ export const samplingFlags = (defaults: { readonly maxTokens: number }) => ({
     Flag.withSchema(Schema.NonEmptyString),
     Flag.atLeast(0)
   ),
-  seed: Flag.Int("seed").pipe(Flag.withDescription("Seed of the sampler"), Flag.withDefault(1))
+  seed: Flag.Int("seed").pipe(Flag.withDescription("Seed of the sampler (default 1)"), Flag.withDefault(1))
 })
 
 export interface SamplingChoice {

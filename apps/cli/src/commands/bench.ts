@@ -1,10 +1,11 @@
 /** `srcode bench`: where the time of a model's work goes on this device, kernel by kernel. */
 import { profileModel, type WorkloadName, workloadNames } from "@srcode/bench"
 import { UserError } from "@srcode/domain"
-import { dtypeChoices, quantizations } from "@srcode/model"
+import { modelPresets } from "@srcode/model"
 import { Effect, Option, Schema } from "effect"
 import { Command, Flag } from "effect/cli"
 import { gpuLayerFromFlags } from "../layers.ts"
+import { precisionFlags } from "../model.ts"
 import { fileFlag } from "../root.ts"
 
 const positive = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 1 << 20 }))
@@ -25,31 +26,41 @@ const workloadsOf = (text: string): Effect.Effect<ReadonlyArray<WorkloadName>, U
 export const bench = Command.make(
   "bench",
   {
-    model: fileFlag("model", "Model folder, or ORG/NAME[@REVISION] in the local cache (default: tiny-coder)").pipe(
-      Flag.optional
-    ),
+    model: fileFlag(
+      "model",
+      "Model folder, or ORG/NAME[@REVISION] in the local cache (default: tiny-coder)",
+      "MODEL"
+    ).pipe(Flag.optional),
     preset: Flag.String("preset").pipe(
-      Flag.withDescription("A model of this shape with random weights made on the device, instead of --model"),
+      Flag.withDescription(
+        `A model of this shape with random weights made on the device, instead of --model: ${Object.keys(modelPresets).join(", ")}`
+      ),
+      Flag.withMetavar("NAME"),
       Flag.optional
     ),
-    layers: size("layers", "Layers of the preset, where fewer are wanted"),
-    dtype: Flag.Literals("dtype", dtypeChoices).pipe(Flag.withDefault("auto" as const)),
-    quantize: Flag.Literals("quantize", quantizations).pipe(Flag.withDefault("none" as const)),
+    layers: size("layers", "Layers of the preset, where fewer are wanted (default: all)"),
+    ...precisionFlags,
     only: Flag.String("only").pipe(
-      Flag.withDescription(`Work to profile, of ${workloadNames.join(",")}`),
+      Flag.withDescription(`Work to profile (default: all): ${workloadNames.join(",")}`),
+      Flag.withMetavar("WORK,..."),
       Flag.withDefault(workloadNames.join(","))
     ),
-    batch: size("batch", "Sequences trained, scored or generated at once"),
-    sequence: size("sequence", "Tokens of a trained or scored sequence"),
-    prompt: size("prompt", "Tokens of a prompt"),
+    batch: size(
+      "batch",
+      "Sequences trained, scored or generated at once (default 8 for tiny-coder's size, 2 for larger models)"
+    ),
+    sequence: size("sequence", "Tokens of a trained or scored sequence (default 110, or 2048)"),
+    prompt: size("prompt", "Tokens of a prompt (default 40, or 256)"),
     steps: size("steps", "Tokens decoded after a prompt (default 32)"),
     rank: size("rank", "Rank of the trained adapter (default 8)"),
     checkpointing: Flag.Literals("checkpointing", ["none", "selective", "layer"]).pipe(
-      Flag.withDescription("What a training step keeps for its backward pass"),
+      Flag.withDescription(
+        "What a training step keeps for its backward pass; default none: all of it is kept, nothing computed again"
+      ),
       Flag.withDefault("none" as const)
     ),
     rounds: Flag.Int("rounds").pipe(
-      Flag.withDescription("Ordinary runs, of which the median counts"),
+      Flag.withDescription("Ordinary runs, of which the median counts (default 3)"),
       Flag.withSchema(positive),
       Flag.withDefault(3)
     ),

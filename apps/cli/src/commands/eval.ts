@@ -22,16 +22,16 @@ export const evaluate = Command.make(
       Flag.optional
     ),
     temperature: Flag.Finite("temperature").pipe(
-      Flag.withDescription("Sampling temperature; 0 is greedy"),
+      Flag.withDescription("Sampling temperature; 0 takes the most likely token (default 0.8)"),
       Flag.withSchema(Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))),
       Flag.withDefault(0.8)
     ),
     topP: Flag.Finite("top-p").pipe(
-      Flag.withDescription("Mass of the nucleus"),
+      Flag.withDescription("Mass of the nucleus, 0.01 to 1 (default 0.95)"),
       Flag.withSchema(Schema.Finite.check(Schema.isBetween({ minimum: 0.01, maximum: 1 }))),
       Flag.withDefault(0.95)
     ),
-    seed: Flag.Int("seed").pipe(Flag.withDescription("Seed of the sampler"), Flag.withDefault(1)),
+    seed: Flag.Int("seed").pipe(Flag.withDescription("Seed of the sampler (default 1)"), Flag.withDefault(1)),
     out: fileFlag("out", "Where to write the result as JSON; the samples go beside it as .samples.jsonl").pipe(
       Flag.optional
     )

@@ -188,12 +188,12 @@ export const generate = Command.make(
       "Where to write a line for each completion (with --input); unfinished work is kept beside it in FILE.partial"
     ).pipe(Flag.optional),
     samples: Flag.Int("samples").pipe(
-      Flag.withDescription("Completions a prompt"),
+      Flag.withDescription("Completions a prompt (default 1)"),
       Flag.withSchema(Schema.Int.check(Schema.isGreaterThan(0))),
       Flag.withDefault(1)
     ),
     maxSequences: Flag.Int("max-sequences").pipe(
-      Flag.withDescription("Completions made at once"),
+      Flag.withDescription("Completions made at once (default 64)"),
       Flag.withSchema(Schema.Int.check(Schema.isGreaterThan(0))),
       Flag.withDefault(64)
     ),

@@ -31,26 +31,29 @@ const count = Schema.Int.check(Schema.isGreaterThan(0))
 export const pretrain = Command.make(
   "pretrain",
   {
-    out: fileFlag("out", "Model folder to write; a training that was cut off goes on there (required)"),
+    out: fileFlag("out", "Model folder to write; a training that was cut off goes on there (required)", "DIR"),
     documents: fileFlag("documents", 'Documents {"text"}, one a line (default: the embedded corpus)').pipe(
       Flag.optional
     ),
     steps: Flag.Int("steps").pipe(
-      Flag.withDescription("Optimizer steps"),
+      Flag.withDescription(`Optimizer steps (default ${defaultPretrain.steps})`),
       Flag.withSchema(count),
       Flag.withDefault(defaultPretrain.steps)
     ),
     batch: Flag.Int("batch").pipe(
-      Flag.withDescription("Documents a step"),
+      Flag.withDescription(`Documents a step (default ${defaultPretrain.batchSize})`),
       Flag.withSchema(count),
       Flag.withDefault(defaultPretrain.batchSize)
     ),
     vocab: Flag.Int("vocab").pipe(
-      Flag.withDescription("Vocabulary of the tokenizer"),
+      Flag.withDescription("Vocabulary of the tokenizer (default 512)"),
       Flag.withSchema(count),
       Flag.withDefault(512)
     ),
-    seed: Flag.Int("seed").pipe(Flag.withDescription("Seed of weights, corpus and order"), Flag.withDefault(1))
+    seed: Flag.Int("seed").pipe(
+      Flag.withDescription("Seed of weights, corpus and order (default 1)"),
+      Flag.withDefault(1)
+    )
   },
   Effect.fnUntraced(function* (flags) {
     const program = Effect.gen(function* () {

@@ -17,11 +17,11 @@ import { fileFlag } from "../root.ts"
 const config = fileFlag("config", "Settings of the run as JSON (default: the embedded demo)").pipe(Flag.optional)
 const data = fileFlag("data", "PrimeVul JSONL to learn from (default: the embedded corpus)").pipe(Flag.optional)
 const limit = Flag.Int("limit").pipe(
-  Flag.withDescription("Rows of --data to take"),
+  Flag.withDescription("Rows of --data to take (default: all)"),
   Flag.withSchema(Schema.Int.check(Schema.isGreaterThan(0))),
   Flag.optional
 )
-const out = fileFlag("out", "Run directory; a run that was cut off goes on there (required)")
+const out = fileFlag("out", "Run directory; a run that was cut off goes on there (required)", "DIR")
 const preset = Flag.Literals("preset", ["demo", "full", "quick"]).pipe(
   Flag.withDescription(
     "Size of the stages that --config leaves open; demo is full, or quick where a software driver would take too long"

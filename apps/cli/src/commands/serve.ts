@@ -37,12 +37,12 @@ export const serve = Command.make(
       Flag.atLeast(0)
     ),
     host: Flag.String("host").pipe(
-      Flag.withDescription("Address to listen on; others than loopback need an API key"),
+      Flag.withDescription("Address to listen on (default 127.0.0.1); others than loopback need an API key"),
       Flag.withSchema(Schema.NonEmptyString),
       Flag.withDefault("127.0.0.1")
     ),
     port: Flag.Int("port").pipe(
-      Flag.withDescription("Port to listen on; 0 takes a free one"),
+      Flag.withDescription("Port to listen on (default 8000); 0 takes a free one"),
       Flag.withSchema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 65535 }))),
       Flag.withDefault(8000)
     ),
@@ -57,7 +57,7 @@ export const serve = Command.make(
       Flag.withDefault(false)
     ),
     maxSequences: Flag.Int("max-sequences").pipe(
-      Flag.withDescription("Sequences decoded at once"),
+      Flag.withDescription("Sequences decoded at once (default 8)"),
       Flag.withSchema(positive),
       Flag.withDefault(8)
     ),
@@ -69,12 +69,12 @@ export const serve = Command.make(
       Flag.optional
     ),
     queue: Flag.Int("queue").pipe(
-      Flag.withDescription("Sequences that may wait; more are answered with 429"),
+      Flag.withDescription("Sequences that may wait (default 64); more are answered with 429"),
       Flag.withSchema(Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))),
       Flag.withDefault(64)
     ),
     grace: Flag.Int("grace").pipe(
-      Flag.withDescription("Seconds that running answers get when the server is asked to stop"),
+      Flag.withDescription("Seconds that running answers get when the server is asked to stop (default 10)"),
       Flag.withSchema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 3600 }))),
       Flag.withDefault(10)
     )

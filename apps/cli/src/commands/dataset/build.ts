@@ -13,16 +13,16 @@ export const build = Command.make(
   {
     data: fileFlag("data", "PrimeVul JSONL, paired or unpaired (default: the embedded corpus)").pipe(Flag.optional),
     limit: Flag.Int("limit").pipe(
-      Flag.withDescription("Rows of --data to take"),
+      Flag.withDescription("Rows of --data to take (default: all)"),
       Flag.withSchema(Schema.Int.check(Schema.isGreaterThan(0))),
       Flag.optional
     ),
     order: Flag.Literals("order", CurriculumOrder.literals).pipe(
-      Flag.withDescription("Order of the curriculum"),
+      Flag.withDescription("Order of the curriculum (default progressive)"),
       Flag.withDefault("progressive" as const)
     ),
-    seed: Flag.Int("seed").pipe(Flag.withDescription("Seed of draws and orders"), Flag.withDefault(1)),
-    out: fileFlag("out", "Run directory for dataset/*.jsonl (required)"),
+    seed: Flag.Int("seed").pipe(Flag.withDescription("Seed of draws and orders (default 1)"), Flag.withDefault(1)),
+    out: fileFlag("out", "Run directory for dataset/*.jsonl (required)", "DIR"),
     teacher: teacherFlag,
     recordings: recordingsFlag
   },

@@ -9,8 +9,8 @@ import { dtypeFlag, outFlag, overwriteFlag, shardSizeFlag, storedDtype } from ".
 export const merged = Command.make(
   "merged",
   {
-    model: fileFlag("model", "Base model folder (required)"),
-    adapter: fileFlag("adapter", "PEFT adapter folder to merge; may be given several times (required)").pipe(
+    model: fileFlag("model", "Base model folder, or ORG/NAME[@REVISION] in the local cache (required)", "MODEL"),
+    adapter: fileFlag("adapter", "PEFT adapter folder to merge; may be given several times (required)", "DIR").pipe(
       Flag.atLeast(1)
     ),
     out: outFlag,

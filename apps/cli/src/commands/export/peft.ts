@@ -8,8 +8,8 @@ import { dtypeFlag, outFlag, overwriteFlag, storedDtype } from "./shared.ts"
 export const peft = Command.make(
   "peft",
   {
-    model: fileFlag("model", "Base model folder; layers and shapes are checked against it (required)"),
-    adapter: fileFlag("adapter", "PEFT adapter folder (required)"),
+    model: fileFlag("model", "Base model folder; layers and shapes are checked against it (required)", "MODEL"),
+    adapter: fileFlag("adapter", "PEFT adapter folder (required)", "DIR"),
     out: outFlag,
     dtype: dtypeFlag,
     baseName: Flag.String("base-name").pipe(

@@ -3,7 +3,7 @@ import { Option, Schema } from "effect"
 import { Flag } from "effect/cli"
 import { fileFlag } from "../../root.ts"
 
-export const outFlag = fileFlag("out", "Folder to write; it appears when it is complete (required)")
+export const outFlag = fileFlag("out", "Folder to write; it appears when it is complete (required)", "DIR")
 
 export const overwriteFlag = Flag.Boolean("overwrite").pipe(
   Flag.withDescription("Replace an earlier export there, once the new one is complete"),

@@ -37,17 +37,19 @@ export const rl = Command.make(
     ),
     out: fileFlag(
       "out",
-      "Where to write adapter/, value_head.safetensors, rollouts.jsonl and metrics.jsonl (required)"
+      "Where to write adapter/, value_head.safetensors, rollouts.jsonl and metrics.jsonl (required)",
+      "DIR"
     ),
     initAdapter: fileFlag(
       "init-adapter",
-      "PEFT adapter that the policy starts from and that is its reference (default: a fresh one on the model itself)"
+      "PEFT adapter that the policy starts from and that is its reference (default: a fresh one on the model itself)",
+      "DIR"
     ).pipe(Flag.optional),
     preset: Flag.Literals("preset", RewardPreset.literals).pipe(
-      Flag.withDescription("Token rewards: gated, naive, literal, or none"),
+      Flag.withDescription("Token rewards: gated (the default), naive, literal, or none"),
       Flag.optional
     ),
-    config: fileFlag("config", "PPO settings as JSON").pipe(Flag.optional),
+    config: fileFlag("config", "PPO settings as JSON (default: see docs/train.md)").pipe(Flag.optional),
     teacher: teacherFlag,
     recordings: recordingsFlag
   },

@@ -93,9 +93,12 @@ export const sft = Command.make(
     data: fileFlag("data", 'Rows {"prompt","completion"} or {"ids":[…],"loss_mask":[…]} (required)'),
     out: fileFlag(
       "out",
-      "Where to write adapter/ and metrics.jsonl; a training that was cut off goes on there (required)"
+      "Where to write adapter/ and metrics.jsonl; a training that was cut off goes on there (required)",
+      "DIR"
     ),
-    initAdapter: fileFlag("init-adapter", "PEFT adapter to start from (default: a fresh one)").pipe(Flag.optional),
+    initAdapter: fileFlag("init-adapter", "PEFT adapter to start from (default: a fresh one)", "DIR").pipe(
+      Flag.optional
+    ),
     config: fileFlag(
       "config",
       "Settings as JSON: steps, lr, schedule, warmup, batchSize, accumulation, clip, weightDecay, betas, eps, rank, alpha, seed, shuffle, saveEvery, checkpointing, microBatchTokens"
