@@ -10,23 +10,9 @@ const PER = 2u; //@const
 const OWN = 2u; //@const quads of dk and of dv a lane: head_dim / 4 / TX, rounded up
 const CHUNK = 4u; //@const quads of a head staged at a time
 
-struct Params {
-  rows: u32,
-  heads: u32,
-  kv_heads: u32,
-  scale: f32,
-  quads: u32, // head_dim / 4
-}
-var<immediate> p: Params;
+//@include attention/_params_quads.wgsl
 
-@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> d_o: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> stat: array<f32>; // [rows, heads, 2]: lse, delta
-@group(0) @binding(5) var<storage, read> q_end: array<u32>;
-@group(0) @binding(6) var<storage, read_write> dk: array<vec4<f32>>;
-@group(0) @binding(7) var<storage, read_write> dv: array<vec4<f32>>;
+//@include attention/_key_value_bindings.wgsl
 
 const OWNED = 4u * TY; // keys
 const BLOCK = TX * PER; // lines
@@ -95,27 +81,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
             right[(e / CHUNK) * STRIDE + e % CHUNK] = x;
           }
           workgroupBarrier();
-          for (var d = 0u; d < depth; d++) {
-//@for i 0 4
-            let a$i = left[(4u * ty + $iu) * STRIDE + d];
-//@end
-//@for c 0 PER
-            let b$c = right[(tx + $cu * TX) * STRIDE + d];
-//@for i 0 4
-            g$i_$c += dot(a$i, b$c);
-//@end
-//@end
-          }
+//@include attention/_flash_products.wgsl
           workgroupBarrier();
         }
-        if (side == 0u) {
-//@for i 0 4
-//@for c 0 PER
-          s$i_$c = g$i_$c;
-          g$i_$c = 0.0;
-//@end
-//@end
-        }
+//@include attention/_flash_side.wgsl
       }
 //@for c 0 PER
       {

@@ -4,33 +4,16 @@
 // make P and dS between. Lines (query row, head of the group) go in blocks of 16 KT counted from the sequence's start, so a key's sums do not depend on the
 // pack. dO is brought into the range of 16-bit floats by a power of two for each block; sums are moved from one block's scale to the next's, which is exact.
 // head_dim = 16 DK.
-enable f16;
-enable subgroups;
-enable subgroup_size_control;
-enable chromium_experimental_subgroup_matrix;
-requires immediate_address_space;
+//@include attention/_matrix_features.wgsl
 
 const DK = 2u; //@const
 const KT = 1u; //@const
 const SGS = 2u; //@const a multiple of KT
 const PIECES = 2u; //@const SGS / KT
 
-struct Params {
-  rows: u32,
-  heads: u32,
-  kv_heads: u32,
-  scale: f32,
-}
-var<immediate> p: Params;
+//@include attention/_params.wgsl
 
-@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> d_o: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> stat: array<f32>; // [rows, heads, 2]: lse, delta
-@group(0) @binding(5) var<storage, read> q_end: array<u32>;
-@group(0) @binding(6) var<storage, read_write> dk: array<vec4<f32>>;
-@group(0) @binding(7) var<storage, read_write> dv: array<vec4<f32>>;
+//@include attention/_key_value_bindings.wgsl
 
 //@include attention/_matrix_shared.wgsl
 const THREADS = SGS * 64u;
@@ -70,13 +53,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     tile[to] = x;
     tile[BLOCK * ROW + to] = y;
   }
-  workgroupBarrier();
-  if (strip / KT == $su) {
-//@for d 0 DK
-    x$d = subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, row_major>(&tile, (role * BLOCK + (strip % KT) * 16u) * ROW + $du * 2u, ROW);
-//@end
-  }
-  workgroupBarrier();
+//@include attention/_matrix_left.wgsl
 //@end
   var run = first;
   while (run < end) {
@@ -138,16 +115,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         tile[(BLOCK + line) * ROW + e % (DK * 2u)] = y;
       }
       workgroupBarrier();
-//@for t 0 KT
-      {
-        var s = subgroup_matrix_result<f32, 16, 16>();
-//@for d 0 DK
-        s = subgroupMatrixMultiplyAccumulate(x$d, subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, col_major>(&tile, (role * BLOCK + $tu * 16u) * ROW + $du * 2u, ROW), s);
-//@end
-        subgroupMatrixStore<row_major>(&scores, (role * OWNED + strip * 16u) * ROW_F + $tu * 4u, s, ROW_F);
-      }
-//@end
-      workgroupBarrier();
+//@include attention/_matrix_scores.wgsl
       for (var e = li; e < OWNED * KT * 2u; e += THREADS) {
         let key = e / (KT * 2u);
         let octet = e % (KT * 2u);

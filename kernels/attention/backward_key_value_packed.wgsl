@@ -1,18 +1,6 @@
 // backward_key_value.wgsl for packed sequences on drivers that compute on the CPU: the lanes of a subgroup are neighbouring key rows of one kv head and
 // walk through the same queries, which are shared by broadcast as in forward_packed.wgsl. Sums run in a fixed order.
-enable subgroups;
-requires immediate_address_space;
-
-const SG = 8u; //@const
-const PARTS = 3u; //@const
-
-struct Params {
-  rows: u32,
-  heads: u32,
-  kv_heads: u32,
-  scale: f32,
-}
-var<immediate> p: Params;
+//@include attention/_packed_head.wgsl
 
 @group(0) @binding(0) var<storage, read> q: array<f32>;
 @group(0) @binding(1) var<storage, read> k: array<f32>;

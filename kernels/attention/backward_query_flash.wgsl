@@ -7,22 +7,9 @@ const PER = 2u; //@const
 const OWN = 2u; //@const
 const CHUNK = 8u; //@const
 
-struct Params {
-  rows: u32,
-  heads: u32,
-  kv_heads: u32,
-  scale: f32,
-  quads: u32, // head_dim / 4
-}
-var<immediate> p: Params;
+//@include attention/_params_quads.wgsl
 
-@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> d_o: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> stat: array<f32>; // [rows, heads, 2]: lse, delta
-@group(0) @binding(5) var<storage, read> kv_start: array<u32>;
-@group(0) @binding(6) var<storage, read_write> dq: array<vec4<f32>>;
+//@include attention/_query_tile_bindings.wgsl
 
 //@include attention/_flash_shared.wgsl
 
@@ -34,25 +21,14 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
   let shared_by = p.heads / p.kv_heads;
   let first_pair = (nwg.x - 1u - wg.x) * LINES; // the longest key ranges first
   let last_pair = min(first_pair + LINES, p.rows * shared_by) - 1u;
-  let last_row = last_pair / shared_by;
-  if (li < LINES) {
-    let pair = min(first_pair + li, last_pair);
-    line_at[li] = ((pair / shared_by) * p.heads + group * shared_by + pair % shared_by) * p.quads;
-    line_row[li] = select(p.rows, pair / shared_by, first_pair + li <= last_pair);
-  }
-  workgroupBarrier();
+//@include attention/_flash_lines.wgsl
 //@for i 0 4
   let row$i = line_row[4u * ty + $iu];
   let at$i = line_at[4u * ty + $iu];
   let lse$i = stat[2u * (at$i / p.quads)];
   let delta$i = stat[2u * (at$i / p.quads) + 1u];
 //@end
-  var run = first_pair / shared_by;
-  while (run <= last_row) {
-    // Rows run … until - 1 are of one sequence; the last of them sees the most.
-    let first = kv_start[run];
-    var until = run + 1u;
-    while (until <= last_row && kv_start[until] == first) { until += 1u; }
+//@include attention/_each_sequence.wgsl
     let last = until;
 //@for i 0 4
     let limit$i = select(0u, row$i + 1u, row$i >= run && row$i < until);
@@ -89,27 +65,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
             right[(e / CHUNK) * STRIDE + e % CHUNK] = x;
           }
           workgroupBarrier();
-          for (var d = 0u; d < depth; d++) {
-//@for i 0 4
-            let a$i = left[(4u * ty + $iu) * STRIDE + d];
-//@end
-//@for c 0 PER
-            let b$c = right[(tx + $cu * TX) * STRIDE + d];
-//@for i 0 4
-            g$i_$c += dot(a$i, b$c);
-//@end
-//@end
-          }
+//@include attention/_flash_products.wgsl
           workgroupBarrier();
         }
-        if (side == 0u) {
-//@for i 0 4
-//@for c 0 PER
-          s$i_$c = g$i_$c;
-          g$i_$c = 0.0;
-//@end
-//@end
-        }
+//@include attention/_flash_side.wgsl
       }
 //@for i 0 4
 //@for c 0 PER

@@ -3,11 +3,7 @@
 // Subgroups come in two roles of SGS each. Role 0 computes S = q k' of its 16 lines, role 1 dO v' of the same lines; all lanes make dS of both; then each role adds
 // up its half of the columns of dq. So a subgroup holds one operand and half of the sums in registers. dO is brought into the range of 16-bit floats by
 // a power of two for each line, which the end takes back. head_dim = 16 DK, DK even.
-enable f16;
-enable subgroups;
-enable subgroup_size_control;
-enable chromium_experimental_subgroup_matrix;
-requires immediate_address_space;
+//@include attention/_matrix_features.wgsl
 
 const DK = 2u; //@const
 const HALF = 1u; //@const DK / 2
@@ -15,21 +11,9 @@ const KT = 1u; //@const
 const SGS = 2u; //@const a multiple of KT
 const PIECES = 2u; //@const SGS / KT
 
-struct Params {
-  rows: u32,
-  heads: u32,
-  kv_heads: u32,
-  scale: f32,
-}
-var<immediate> p: Params;
+//@include attention/_params.wgsl
 
-@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> d_o: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> stat: array<f32>; // [rows, heads, 2]: lse, delta
-@group(0) @binding(5) var<storage, read> kv_start: array<u32>;
-@group(0) @binding(6) var<storage, read_write> dq: array<vec4<f32>>;
+//@include attention/_query_tile_bindings.wgsl
 
 //@include attention/_matrix_shared.wgsl
 const THREADS = SGS * 64u;
@@ -52,11 +36,7 @@ fn main(
 ) {
   let role = subgroup / SGS;
   let strip = subgroup % SGS;
-  let group = wg.y;
-  let shared_by = p.heads / p.kv_heads;
-  let first_pair = (nwg.x - 1u - wg.x) * OWNED; // the longest key ranges first
-  let last_pair = min(first_pair + OWNED, p.rows * shared_by) - 1u;
-  let last_row = last_pair / shared_by;
+//@include attention/_matrix_lines.wgsl
   if (li < OWNED) {
     let pair = min(first_pair + li, last_pair);
     let at = ((pair / shared_by) * p.heads + group * shared_by + pair % shared_by) * QUADS;
@@ -85,20 +65,9 @@ fn main(
     tile[to] = pack8(q[at] * factor, q[at + 1u] * factor);
     tile[BLOCK * ROW + to] = pack8(d_o[at] * line_scale[own], d_o[at + 1u] * line_scale[own]);
   }
-  workgroupBarrier();
-  if (strip / KT == $su) {
-//@for d 0 DK
-    x$d = subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, row_major>(&tile, (role * BLOCK + (strip % KT) * 16u) * ROW + $du * 2u, ROW);
+//@include attention/_matrix_left.wgsl
 //@end
-  }
-  workgroupBarrier();
-//@end
-  var run = first_pair / shared_by;
-  while (run <= last_row) {
-    // Rows run … until - 1 are of one sequence; the last of them sees the most.
-    let first = kv_start[run];
-    var until = run + 1u;
-    while (until <= last_row && kv_start[until] == first) { until += 1u; }
+//@include attention/_each_sequence.wgsl
     let last = until;
 //@for c 0 HALF
     var a$c = subgroup_matrix_result<f32, 16, 16>();
@@ -118,16 +87,7 @@ fn main(
         tile[BLOCK * ROW + to] = y;
       }
       workgroupBarrier();
-//@for t 0 KT
-      {
-        var s = subgroup_matrix_result<f32, 16, 16>();
-//@for d 0 DK
-        s = subgroupMatrixMultiplyAccumulate(x$d, subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, col_major>(&tile, (role * BLOCK + $tu * 16u) * ROW + $du * 2u, ROW), s);
-//@end
-        subgroupMatrixStore<row_major>(&scores, (role * OWNED + strip * 16u) * ROW_F + $tu * 4u, s, ROW_F);
-      }
-//@end
-      workgroupBarrier();
+//@include attention/_matrix_scores.wgsl
       for (var e = li; e < OWNED * KT * 2u; e += THREADS) {
         let line = e / (KT * 2u);
         let octet = e % (KT * 2u);

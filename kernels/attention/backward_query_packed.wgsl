@@ -1,17 +1,5 @@
 // backward_query.wgsl for packed sequences on drivers that compute on the CPU, with keys and values shared by broadcast as in forward_packed.wgsl.
-enable subgroups;
-requires immediate_address_space;
-
-const SG = 8u; //@const
-const PARTS = 3u; //@const
-
-struct Params {
-  rows: u32,
-  heads: u32,
-  kv_heads: u32,
-  scale: f32,
-}
-var<immediate> p: Params;
+//@include attention/_packed_head.wgsl
 
 @group(0) @binding(0) var<storage, read> q: array<f32>;
 @group(0) @binding(1) var<storage, read> k: array<f32>;
@@ -24,15 +12,7 @@ var<immediate> p: Params;
 
 @compute @workgroup_size(SG, 1, 1)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let group = wg.y;
-  let shared_by = p.heads / p.kv_heads;
-  let pairs = p.rows * shared_by;
-  let first_row = (wg.x * SG) / shared_by;
-  let last_row = (min(wg.x * SG + SG, pairs) - 1u) / shared_by;
-  let pair = min(wg.x * SG + lane, pairs - 1u);
-  let row = pair / shared_by;
-  let i = row * p.heads + group * shared_by + pair % shared_by;
-  let at = i * (SG * PARTS);
+//@include attention/_packed_lines.wgsl
   var delta = 0.0;
 //@for c 0 PARTS
 //@for e 0 SG

@@ -3,23 +3,9 @@ requires immediate_address_space;
 
 const WG = 64u; //@const a power of two
 
-struct Params {
-  rows: u32,
-  heads: u32,
-  kv_heads: u32,
-  scale: f32,
-  quads: u32, // head_dim / 4, a parameter so that its loops are not unrolled: compilers of software drivers take seconds for those
-}
-var<immediate> p: Params;
+//@include attention/_params_quads.wgsl
 
-@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> o: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> d_o: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> kv_start: array<u32>;
-@group(0) @binding(6) var<storage, read_write> stat: array<f32>; // [rows, heads, 2]: lse in, delta out
-@group(0) @binding(7) var<storage, read_write> dq: array<vec4<f32>>;
+//@include attention/_query_bindings.wgsl
 
 var<workgroup> query: array<vec4<f32>, WG>;
 var<workgroup> upstream: array<vec4<f32>, WG>;

@@ -11,22 +11,9 @@ const PER = 2u; //@const
 const OWN = 2u; //@const quads of the output a lane: head_dim / 4 / TX, rounded up
 const CHUNK = 8u; //@const quads of a head staged at a time
 
-struct Params {
-  rows: u32,
-  heads: u32,
-  kv_heads: u32,
-  scale: f32,
-  quads: u32, // head_dim / 4
-}
-var<immediate> p: Params;
+//@include attention/_params_quads.wgsl
 
-@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> kv_start: array<u32>;
-@group(0) @binding(4) var<storage, read> kv_end: array<u32>;
-@group(0) @binding(5) var<storage, read_write> o: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read_write> stat: array<f32>; // [rows, heads, 2]
+//@include attention/_forward_bindings.wgsl
 
 //@include attention/_flash_shared.wgsl
 var<workgroup> tops: array<f32, 4u * LINES>;
@@ -36,28 +23,12 @@ fn key_row(base: u32, j: u32) -> u32 { return base + j; }
 
 @compute @workgroup_size(WG, 1, 1)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
-  let tx = li % TX;
-  let ty = li / TX;
-  let line = li / 4u;
-  let quarter = li % 4u;
-  let group = wg.y;
-  let shared_by = p.heads / p.kv_heads;
+//@include attention/_flash_lanes.wgsl
   let first_pair = (nwg.x - 1u - wg.x) * LINES; // the longest key ranges first
   let last_pair = min(first_pair + LINES, p.rows * shared_by) - 1u;
-  let last_row = last_pair / shared_by;
-  if (li < LINES) {
-    let pair = min(first_pair + li, last_pair);
-    line_at[li] = ((pair / shared_by) * p.heads + group * shared_by + pair % shared_by) * p.quads;
-    line_row[li] = select(p.rows, pair / shared_by, first_pair + li <= last_pair);
-  }
-  workgroupBarrier();
+//@include attention/_flash_lines.wgsl
   let base = 0u;
-  var run = first_pair / shared_by;
-  while (run <= last_row) {
-    // Rows run … until - 1 are of one sequence; the last of them sees the most.
-    let first = kv_start[run];
-    var until = run + 1u;
-    while (until <= last_row && kv_start[until] == first) { until += 1u; }
+//@include attention/_each_sequence.wgsl
     let last = kv_end[until - 1u];
     var limit = 0u;
     if (li < 4u * LINES) {
@@ -72,11 +43,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
 //@end
 //@end
 //@include attention/_flash_walk.wgsl
-    if (li < 4u * LINES) {
-      tops[li] = l;
-      if (quarter == 0u) { keep[line] = m; }
-    }
-    workgroupBarrier();
+//@include attention/_flash_sums.wgsl
 //@for i 0 4
     {
       let own_line = 4u * ty + $iu;

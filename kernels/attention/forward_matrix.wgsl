@@ -7,32 +7,16 @@
 //
 // A line's bits depend on its own sequence alone: blocks of keys are counted from the sequence's start, and each sequence in a tile goes on its own.
 // kv_start and kv_end must not decrease from row to row. head_dim = 16 DK.
-enable f16;
-enable subgroups;
-enable subgroup_size_control;
-enable chromium_experimental_subgroup_matrix;
-requires immediate_address_space;
+//@include attention/_matrix_features.wgsl
 
 const DK = 2u; //@const
 const KT = 1u; //@const
 const SGS = 2u; //@const a multiple of KT
 const PIECES = 2u; //@const SGS / KT
 
-struct Params {
-  rows: u32,
-  heads: u32,
-  kv_heads: u32,
-  scale: f32,
-}
-var<immediate> p: Params;
+//@include attention/_params.wgsl
 
-@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> kv_start: array<u32>;
-@group(0) @binding(4) var<storage, read> kv_end: array<u32>;
-@group(0) @binding(5) var<storage, read_write> o: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read_write> stat: array<f32>; // [rows, heads, 2]
+//@include attention/_forward_bindings.wgsl
 
 //@include attention/_matrix_shared.wgsl
 const THREADS = SGS * 32u;
@@ -51,11 +35,7 @@ fn main(
   @builtin(local_invocation_index) li: u32,
   @builtin(subgroup_id) subgroup: u32,
 ) {
-  let group = wg.y;
-  let shared_by = p.heads / p.kv_heads;
-  let first_pair = (nwg.x - 1u - wg.x) * OWNED; // the longest key ranges first
-  let last_pair = min(first_pair + OWNED, p.rows * shared_by) - 1u;
-  let last_row = last_pair / shared_by;
+//@include attention/_matrix_lines.wgsl
   if (li < OWNED) {
     let pair = min(first_pair + li, last_pair);
     line_at[li] = ((pair / shared_by) * p.heads + group * shared_by + pair % shared_by) * QUADS;
@@ -83,12 +63,7 @@ fn main(
   let line = li / 2u;
   let half = (li % 2u) * (BLOCK / 2u);
   let row = line_row[line];
-  var run = first_pair / shared_by;
-  while (run <= last_row) {
-    // Rows run … until - 1 are of one sequence; the last of them sees the most.
-    let first = kv_start[run];
-    var until = run + 1u;
-    while (until <= last_row && kv_start[until] == first) { until += 1u; }
+//@include attention/_each_sequence.wgsl
     let last = kv_end[until - 1u];
     var limit = 0u;
     if (row >= run && row < until) { limit = kv_end[row]; }

@@ -3,19 +3,7 @@
 // broadcast, since loads are what costs there. A lane takes no notice of keys outside of its own range.
 //
 // kv_start and kv_end must not decrease from row to row. head_dim = SG * PARTS.
-enable subgroups;
-requires immediate_address_space;
-
-const SG = 8u; //@const
-const PARTS = 3u; //@const
-
-struct Params {
-  rows: u32,
-  heads: u32,
-  kv_heads: u32,
-  scale: f32,
-}
-var<immediate> p: Params;
+//@include attention/_packed_head.wgsl
 
 @group(0) @binding(0) var<storage, read> q: array<f32>;
 @group(0) @binding(1) var<storage, read> k: array<f32>;
@@ -27,15 +15,7 @@ var<immediate> p: Params;
 
 @compute @workgroup_size(SG, 1, 1)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let group = wg.y;
-  let shared_by = p.heads / p.kv_heads;
-  let pairs = p.rows * shared_by;
-  let first_row = (wg.x * SG) / shared_by;
-  let last_row = (min(wg.x * SG + SG, pairs) - 1u) / shared_by;
-  let pair = min(wg.x * SG + lane, pairs - 1u);
-  let row = pair / shared_by;
-  let i = row * p.heads + group * shared_by + pair % shared_by;
-  let at = i * (SG * PARTS);
+//@include attention/_packed_lines.wgsl
 //@for c 0 PARTS
 //@for e 0 SG
   let q$c_$e = q[at + $cu * SG + $eu] * p.scale;

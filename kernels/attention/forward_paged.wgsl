@@ -26,12 +26,7 @@ struct Params {
 }
 var<immediate> p: Params;
 
-@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> page_table: array<u32>;
-@group(0) @binding(4) var<storage, read> slot: array<u32>;
-@group(0) @binding(5) var<storage, read> position: array<u32>;
+//@include attention/_paged_bindings.wgsl
 @group(0) @binding(6) var<storage, read_write> o: array<vec4<f32>>;
 
 @compute @workgroup_size(SG, 1, 1)

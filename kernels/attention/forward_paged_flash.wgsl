@@ -25,12 +25,7 @@ struct Params {
 }
 var<immediate> p: Params;
 
-@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> page_table: array<u32>;
-@group(0) @binding(4) var<storage, read> slot: array<u32>;
-@group(0) @binding(5) var<storage, read> position: array<u32>;
+//@include attention/_paged_bindings.wgsl
 @group(0) @binding(6) var<storage, read_write> o: array<vec4<f32>>; // SPLIT: [spans, rows, heads, quads + 1], the last quad (m, l, 0, 0)
 
 //@include attention/_flash_shared.wgsl
@@ -41,21 +36,10 @@ fn key_row(base: u32, j: u32) -> u32 { return page_table[base + j / PAGE] * PAGE
 
 @compute @workgroup_size(WG, 1, 1)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
-  let tx = li % TX;
-  let ty = li / TX;
-  let line = li / 4u;
-  let quarter = li % 4u;
-  let group = wg.y;
-  let shared_by = p.heads / p.kv_heads;
+//@include attention/_flash_lanes.wgsl
   let first_pair = wg.x * p.lines;
   let last_pair = min(first_pair + p.lines, p.rows * shared_by) - 1u;
-  let last_row = last_pair / shared_by;
-  if (li < LINES) {
-    let pair = min(first_pair + li, last_pair);
-    line_at[li] = ((pair / shared_by) * p.heads + group * shared_by + pair % shared_by) * p.quads;
-    line_row[li] = select(p.rows, pair / shared_by, first_pair + li <= last_pair);
-  }
-  workgroupBarrier();
+//@include attention/_flash_lines.wgsl
   var run = first_pair / shared_by;
   while (run <= last_row) {
     // Rows run … until - 1 are of one slot; the last of them sees the most.
@@ -93,11 +77,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
 //@end
 //@end
 //@include attention/_flash_walk.wgsl
-      if (li < 4u * LINES) {
-        tops[li] = l;
-        if (quarter == 0u) { keep[line] = m; }
-      }
-      workgroupBarrier();
+//@include attention/_flash_sums.wgsl
 //@for i 0 4
       {
         let own_line = 4u * ty + $iu;

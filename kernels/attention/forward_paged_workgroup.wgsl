@@ -16,12 +16,7 @@ struct Params {
 }
 var<immediate> p: Params;
 
-@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> page_table: array<u32>;
-@group(0) @binding(4) var<storage, read> slot: array<u32>;
-@group(0) @binding(5) var<storage, read> position: array<u32>;
+//@include attention/_paged_bindings.wgsl
 @group(0) @binding(6) var<storage, read_write> o: array<vec4<f32>>;
 
 var<workgroup> query: array<vec4<f32>, WG>;
@@ -31,11 +26,7 @@ var<workgroup> tops: array<f32, WG>;
 
 @compute @workgroup_size(WG, 1, 1)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
-  let i = wg.y * nwg.x + wg.x;
-  if (i >= p.rows * p.heads) { return; }
-  let row = i / p.heads;
-  let group = (i % p.heads) / (p.heads / p.kv_heads);
-  if (li < p.quads) { query[li] = q[i * p.quads + li] * p.scale; }
+//@include attention/_workgroup_head.wgsl
   let keys = position[row] + 1u;
   let entries = slot[row] * p.max_pages;
   var own = vec4<f32>();
@@ -53,15 +44,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
       s = 0.0;
       for (var d = 0u; d < p.quads; d++) { s += dot(query[d], k[kj + d]); }
     }
-    tops[li] = s;
-    workgroupBarrier();
-    for (var step = WG / 2u; step > 0u; step >>= 1u) {
-      if (li < step) { tops[li] = max(tops[li], tops[li + step]); }
-      workgroupBarrier();
-    }
-    let next = max(m, tops[0]);
-    let keep = exp(m - next);
-    var w = 0.0;
+//@include attention/_block_top.wgsl
     if (j < keys) { w = exp(s - next); }
     weight[li] = w;
     workgroupBarrier();

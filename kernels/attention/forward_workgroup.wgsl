@@ -5,22 +5,9 @@ requires immediate_address_space;
 
 const WG = 64u; //@const a power of two
 
-struct Params {
-  rows: u32,
-  heads: u32,
-  kv_heads: u32,
-  scale: f32,
-  quads: u32, // head_dim / 4, a parameter so that its loops are not unrolled: compilers of software drivers take seconds for those
-}
-var<immediate> p: Params;
+//@include attention/_params_quads.wgsl
 
-@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> kv_start: array<u32>;
-@group(0) @binding(4) var<storage, read> kv_end: array<u32>;
-@group(0) @binding(5) var<storage, read_write> o: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read_write> stat: array<f32>; // [rows, heads, 2]
+//@include attention/_forward_bindings.wgsl
 
 var<workgroup> query: array<vec4<f32>, WG>;
 var<workgroup> weight: array<f32, WG>;
@@ -28,11 +15,7 @@ var<workgroup> tops: array<f32, WG>;
 
 @compute @workgroup_size(WG, 1, 1)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
-  let i = wg.y * nwg.x + wg.x;
-  if (i >= p.rows * p.heads) { return; }
-  let row = i / p.heads;
-  let group = (i % p.heads) / (p.heads / p.kv_heads);
-  if (li < p.quads) { query[li] = q[i * p.quads + li] * p.scale; }
+//@include attention/_workgroup_head.wgsl
   workgroupBarrier();
   var own = vec4<f32>();
   var m = -3.0e38;
@@ -46,15 +29,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
       let kj = (j * p.kv_heads + group) * p.quads;
       for (var d = 0u; d < p.quads; d++) { s += dot(query[d], k[kj + d]); }
     }
-    tops[li] = s;
-    workgroupBarrier();
-    for (var step = WG / 2u; step > 0u; step >>= 1u) {
-      if (li < step) { tops[li] = max(tops[li], tops[li + step]); }
-      workgroupBarrier();
-    }
-    let next = max(m, tops[0]);
-    let keep = exp(m - next);
-    var w = 0.0;
+//@include attention/_block_top.wgsl
     if (j < last) { w = exp(s - next); }
     weight[li] = w;
     workgroupBarrier();

@@ -4,13 +4,7 @@ requires immediate_address_space;
 
 const WG = 64u; //@const
 
-struct Params {
-  rows: u32,
-  heads: u32,
-  kv_heads: u32,
-  head_dim: u32,
-}
-var<immediate> p: Params;
+//@include rope/_params.wgsl
 
 @group(0) @binding(0) var<storage, read> dq: array<f32>;
 @group(0) @binding(1) var<storage, read> dk: array<f32>;

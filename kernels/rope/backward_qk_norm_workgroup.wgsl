@@ -4,23 +4,9 @@ requires immediate_address_space;
 
 const WG = 64u; //@const a power of two
 
-struct Params {
-  rows: u32,
-  heads: u32,
-  kv_heads: u32,
-  head_dim: u32,
-  eps: f32,
-}
-var<immediate> p: Params;
+//@include rope/_qk_norm_params.wgsl
 
-@group(0) @binding(0) var<storage, read> qkv: array<f32>;
-@group(0) @binding(1) var<storage, read> norm: array<f32>;
-@group(0) @binding(2) var<storage, read> dq: array<f32>;
-@group(0) @binding(3) var<storage, read> dk: array<f32>;
-@group(0) @binding(4) var<storage, read> dv: array<f32>;
-@group(0) @binding(5) var<storage, read> position: array<u32>;
-@group(0) @binding(6) var<storage, read> table: array<f32>;
-@group(0) @binding(7) var<storage, read_write> dqkv: array<f32>;
+//@include rope/_backward_qk_norm_bindings.wgsl
 
 // Sums of x^2 and of w g x.
 var<workgroup> sums: array<vec2<f32>, WG>;
@@ -28,39 +14,10 @@ var<workgroup> sums: array<vec2<f32>, WG>;
 @compute @workgroup_size(WG, 1, 1)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
   let i = wg.y * nwg.x + wg.x;
-  let turned = p.heads + p.kv_heads;
-  if (i >= p.rows * turned) { return; }
-  let row = i / turned;
-  let head = i % turned;
-  let half = p.head_dim / 2u;
-  let at = (row * (turned + p.kv_heads) + head) * p.head_dim;
-  let query = head < p.heads;
-  let w = select(p.head_dim, 0u, query);
-  var src = (row * p.heads + head) * p.head_dim;
-  if (!query) { src = (row * p.kv_heads + head - p.heads) * p.head_dim; }
-  let turn = position[row] * p.head_dim;
-  var square = 0.0;
-  var dot = 0.0;
+//@include rope/_qk_norm_head.wgsl
+//@include rope/_backward_qk_norm_begin.wgsl
   for (var c = li; c < half; c += WG) {
-    let cosine = table[turn + 2u * c];
-    let sine = table[turn + 2u * c + 1u];
-    var d0 = 0.0;
-    var d1 = 0.0;
-    if (query) {
-      d0 = dq[src + c];
-      d1 = dq[src + half + c];
-    } else {
-      d0 = dk[src + c];
-      d1 = dk[src + half + c];
-    }
-    let x0 = qkv[at + c];
-    let x1 = qkv[at + half + c];
-    let g0 = norm[w + c] * (d0 * cosine + d1 * sine);
-    let g1 = norm[w + half + c] * (d1 * cosine - d0 * sine);
-    square = fma(x1, x1, fma(x0, x0, square));
-    dot = fma(g1, x1, fma(g0, x0, dot));
-    dqkv[at + c] = g0;
-    dqkv[at + half + c] = g1;
+//@include rope/_backward_qk_norm_pair.wgsl
   }
   sums[li] = vec2<f32>(square, dot);
   workgroupBarrier();

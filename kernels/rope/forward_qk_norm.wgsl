@@ -5,32 +5,14 @@ requires immediate_address_space;
 
 const WG = 64u; //@const
 
-struct Params {
-  rows: u32,
-  heads: u32,
-  kv_heads: u32,
-  head_dim: u32,
-  eps: f32,
-}
-var<immediate> p: Params;
+//@include rope/_qk_norm_params.wgsl
 
-@group(0) @binding(0) var<storage, read> qkv: array<f32>;
-@group(0) @binding(1) var<storage, read> norm: array<f32>;
-@group(0) @binding(2) var<storage, read> position: array<u32>;
-@group(0) @binding(3) var<storage, read> kv_row: array<u32>;
-@group(0) @binding(4) var<storage, read> table: array<f32>;
-@group(0) @binding(5) var<storage, read_write> q: array<f32>;
-@group(0) @binding(6) var<storage, read_write> k: array<f32>;
-@group(0) @binding(7) var<storage, read_write> v: array<f32>;
+//@include rope/_forward_qk_norm_bindings.wgsl
 
 @compute @workgroup_size(WG, 1, 1)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_index) li: u32) {
   let i = (wg.y * nwg.x + wg.x) * WG + li;
-  let turned = p.heads + p.kv_heads;
-  if (i >= p.rows * turned) { return; }
-  let row = i / turned;
-  let head = i % turned;
-  let half = p.head_dim / 2u;
+//@include rope/_qk_norm_head.wgsl
   let src = (row * (turned + p.kv_heads) + head) * p.head_dim;
   var sum = 0.0;
   for (var c = 0u; c < p.head_dim; c++) {

@@ -5,14 +5,10 @@
 import type { AdapterInfo } from "../Gpu.ts"
 import { subgroupTile } from "../MatmulVariant.ts"
 import { grid1d, maxGroups, type Tape } from "../Tape.ts"
-import type { Tensor } from "../Tensor.ts"
-import { flashBackward, flashFits, flashForward } from "./flash.ts"
+import { type Backward, type Forward, flashBackward, flashFits, flashForward } from "./flash.ts"
 import { matrixBackward, matrixFits, matrixForward } from "./flashMatrix.ts"
-import { pagedFlash, pageSize } from "./flashPaged.ts"
+import { type Paged, pagedFlash, pageSize } from "./flashPaged.ts"
 import { fits, groupSize, type HeadShape } from "./layer.ts"
-
-type F = Tensor<"f32">
-type U = Tensor<"u32">
 
 /** Heads up to this size stay in one invocation's registers. */
 const narrowHead = 64
@@ -76,10 +72,7 @@ export const makeAttention = (info: AdapterInfo, forced?: AttentionVariant) => {
      * Attention of each row over its key range [kvStart, kvEnd); stat [rows, heads, 2] is kept for backward. `packed` says
      * that neither bound decreases from row to row, as in packed sequences; a decoding cache is not packed.
      */
-    attention(
-      tape: Tape,
-      x: HeadShape & { q: F; k: F; v: F; kvStart: U; kvEnd: U; o: F; stat: F; packed?: boolean }
-    ): void {
+    attention(tape: Tape, x: Forward & { packed?: boolean }): void {
       const QUADS = quads(tape, x)
       const count = x.rows * x.heads
       fits(tape, "attention", [
@@ -104,20 +97,7 @@ export const makeAttention = (info: AdapterInfo, forced?: AttentionVariant) => {
      * slot[r], whose pages of `pageSize` rows pageTable [slots, maxPages] names in order. Rows of one slot stand together with ascending positions.
      * `partial` (see pagedPartials) lets few rows with long contexts fill the device; a row's bits are the same with and without it.
      */
-    attentionPaged(
-      tape: Tape,
-      x: HeadShape & {
-        q: F
-        k: F
-        v: F
-        pageTable: U
-        maxPages: number
-        slot: U
-        position: U
-        o: F
-        partial?: F | undefined
-      }
-    ): void {
+    attentionPaged(tape: Tape, x: Paged): void {
       const QUADS = quads(tape, x)
       const count = x.rows * x.heads
       fits(tape, "attention_paged", [
@@ -156,10 +136,7 @@ export const makeAttention = (info: AdapterInfo, forced?: AttentionVariant) => {
       }
     },
     /** Gradients of packed causal self-attention; stat as forward left it. qEnd[j] is the end of row j's sequence. */
-    attentionBackward(
-      tape: Tape,
-      x: HeadShape & { q: F; k: F; v: F; o: F; dO: F; stat: F; kvStart: U; qEnd: U; dq: F; dk: F; dv: F }
-    ): void {
+    attentionBackward(tape: Tape, x: Backward): void {
       const QUADS = quads(tape, x)
       const [queries, keys] = [x.rows * x.heads, x.rows * x.kvHeads]
       fits(tape, "attention_backward", [

@@ -11,6 +11,19 @@ import type { HeadShape } from "./layer.ts"
 type F = Tensor<"f32">
 type U = Tensor<"u32">
 
+/** Queries and the cache that they attend to; see `attentionPaged`. */
+export type Paged = HeadShape & {
+  q: F
+  k: F
+  v: F
+  pageTable: U
+  maxPages: number
+  slot: U
+  position: U
+  o: F
+  partial?: F | undefined
+}
+
 /** Rows of a page of the key-value cache. */
 export const pageSize = 16
 
@@ -49,21 +62,7 @@ const tileOf = (info: AdapterInfo, x: HeadShape, own: boolean) => {
   return { lines, constants: { TX, TY, PER, OWN: Math.ceil(x.headDim / 4 / TX), CHUNK, SPAN, PAGE: pageSize } }
 }
 
-export const pagedFlash = (
-  info: AdapterInfo,
-  tape: Tape,
-  x: HeadShape & {
-    q: F
-    k: F
-    v: F
-    pageTable: U
-    maxPages: number
-    slot: U
-    position: U
-    o: F
-    partial?: F | undefined
-  }
-): void => {
+export const pagedFlash = (info: AdapterInfo, tape: Tape, x: Paged): void => {
   const spans = spansOf(x.maxPages)
   const split =
     x.partial !== undefined &&
