@@ -13,6 +13,7 @@ const DEPTH = 32u; //@const a panel's inner dimension, a multiple of 16
 const PARTS = 1u; //@const 1: a in 16-bit floats; 2: a and what the rounding left, for products near f32
 const PA = 2u; //@const octets of a (of one part) that a thread stages: BM DEPTH / 8 / THREADS, rounded up
 const PB = 2u; //@const the same of b
+const HALVES = 0u; //@const 1: tiles are arrays of f16 and f32, for drivers that get loads from other arrays wrong
 // DIRECT (0 or 1, in the file that includes this one): b's tiles come from where they are stored; only those of b2 are staged.
 
 //@include matmul/_params.wgsl
@@ -31,9 +32,32 @@ const SIZE_B = select(DEPTH, BN, MODE == 0u) * ROW_B;
 const STRIP_ROW = TN * 4u + 1u;
 const STRIP = 16u * STRIP_ROW;
 // A row more than is used: some drivers count a whole stride for the last row of a load or store.
-const SIZE = max(PARTS * SIZE_A + SIZE_B + ROW_B, SGM * SGN * STRIP + STRIP_ROW);
+const SIZE = PARTS * SIZE_A + SIZE_B + ROW_B;
+const STRIPS = SGM * SGN * STRIP + STRIP_ROW;
 
-var<workgroup> tile: array<vec4<u32>, SIZE>; // a's parts, then b; in the end one strip of 16 rows for each subgroup
+// a's parts, then b; in the end one strip of 16 rows for each subgroup
+//@for words HALVES 1
+const UNIT = 1u; // elements of a unit
+var<workgroup> tile: array<vec4<u32>, max(SIZE, STRIPS)>;
+fn put(at: u32, octet: vec4<u32>) { tile[at] = octet; }
+fn strip_at(at: u32) -> vec4<f32> { return bitcast<vec4<f32>>(tile[at]); }
+//@end
+//@for halves 0 HALVES
+const UNIT = 8u;
+const UNIT_F = 4u;
+var<workgroup> tile: array<f16, SIZE * UNIT>;
+var<workgroup> strips: array<f32, STRIPS * UNIT_F>;
+fn put(at: u32, octet: vec4<u32>) {
+//@for q 0 4
+  tile[at * UNIT + $qu * 2u] = bitcast<vec2<f16>>(octet[$q]).x;
+  tile[at * UNIT + $qu * 2u + 1u] = bitcast<vec2<f16>>(octet[$q]).y;
+//@end
+}
+fn strip_at(at: u32) -> vec4<f32> {
+  let x = at * UNIT_F;
+  return vec4<f32>(strips[x], strips[x + 1u], strips[x + 2u], strips[x + 3u]);
+}
+//@end
 
 fn fetch_a(r0: u32, panel: u32, part: u32, o: u32) -> vec4<u32> {
   if (o >= BM * DEPTH / 8u) { return vec4<u32>(); }
@@ -43,7 +67,7 @@ fn fetch_a(r0: u32, panel: u32, part: u32, o: u32) -> vec4<u32> {
 }
 
 fn put_a(part: u32, o: u32, octet: vec4<u32>) {
-  if (o < BM * DEPTH / 8u) { tile[part * SIZE_A + (o / (DEPTH / 8u)) * ROW + o % (DEPTH / 8u)] = octet; }
+  if (o < BM * DEPTH / 8u) { put(part * SIZE_A + (o / (DEPTH / 8u)) * ROW + o % (DEPTH / 8u), octet); }
 }
 
 fn pack8(x: vec4<f32>, y: vec4<f32>) -> vec4<u32> {
@@ -90,8 +114,8 @@ fn put_b(panel: u32, o: u32, raw: vec4<u32>) {
   let at = place_b(o);
   var octet = raw;
   if (panel < p.panels) { octet = b_halves(raw); }
-  if (MODE == 0u) { tile[PARTS * SIZE_A + at.x * ROW_B + at.y / 8u] = octet; }
-  else { tile[PARTS * SIZE_A + at.y * ROW_B + at.x / 8u] = octet; }
+  if (MODE == 0u) { put(PARTS * SIZE_A + at.x * ROW_B + at.y / 8u, octet); }
+  else { put(PARTS * SIZE_A + at.y * ROW_B + at.x / 8u, octet); }
 }
 
 @compute @workgroup_size(THREADS, 1, 1) @subgroup_size(32)
@@ -157,16 +181,16 @@ fn main(
         {
 //@for j 0 TN
           if (MODE == 0u) {
-            right$j = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, col_major>(&tile, PARTS * SIZE_A + (sn + $ju * 16u) * ROW_B + k * 2u, ROW_B);
+            right$j = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, col_major>(&tile, (PARTS * SIZE_A + (sn + $ju * 16u) * ROW_B + k * 2u) * UNIT, ROW_B * UNIT);
           } else {
-            right$j = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, row_major>(&tile, PARTS * SIZE_A + k * 16u * ROW_B + sn / 8u + $ju * 2u, ROW_B);
+            right$j = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, row_major>(&tile, (PARTS * SIZE_A + k * 16u * ROW_B + sn / 8u + $ju * 2u) * UNIT, ROW_B * UNIT);
           }
 //@end
         }
 //@for q 0 PARTS
 //@for i 0 TM
         {
-          let left = subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, row_major>(&tile, $qu * SIZE_A + (sm + $iu * 16u) * ROW + k * 2u, ROW);
+          let left = subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, row_major>(&tile, ($qu * SIZE_A + (sm + $iu * 16u) * ROW + k * 2u) * UNIT, ROW * UNIT);
 //@for j 0 TN
           c$i_$j = subgroupMatrixMultiplyAccumulate(left, right$j, c$i_$j);
 //@end
@@ -194,14 +218,19 @@ fn main(
   let c1 = c0 + (li / 32u % SGN) * (TN * 16u);
 //@for i 0 TM
 //@for j 0 TN
+//@for words HALVES 1
   subgroupMatrixStore<row_major>(&tile, subgroup * STRIP + $ju * 4u, c$i_$j, STRIP_ROW);
+//@end
+//@for halves 0 HALVES
+  subgroupMatrixStore<row_major>(&strips, (subgroup * STRIP + $ju * 4u) * UNIT_F, c$i_$j, STRIP_ROW * UNIT_F);
+//@end
 //@end
   workgroupBarrier();
   for (var q = li % 32u; q < 16u * TN * 4u; q += 32u) {
     let r = r1 + $iu * 16u + q / (TN * 4u);
     let c = c1 + (q % (TN * 4u)) * 4u;
     if (r < p.m && c < p.n) {
-      let sum = bitcast<vec4<f32>>(tile[own + (q / (TN * 4u)) * STRIP_ROW + q % (TN * 4u)]);
+      let sum = strip_at(own + (q / (TN * 4u)) * STRIP_ROW + q % (TN * 4u));
       emit(r, c, wg.z, sum * a_scale[r] * b_column_scale(c / 4u));
     }
   }

@@ -53,6 +53,15 @@ const matrix = (sm: number, sn: number, tm: number, tn: number, depth: number, p
   return { family: "matrix", rows, cols, depth, threads, parts, shared, constants }
 }
 
+/** The same with tiles in arrays of f16 and f32, for drivers that get loads from other arrays wrong; sums have an array of their own. */
+const halves = (sm: number, sn: number, tm: number, tn: number): Rung => {
+  const rung = matrix(sm, sn, tm, tn, 32)
+  const row = 5
+  const b = Math.max((rung.cols + 1) * row, 33 * (rung.cols / 8 + 1))
+  const shared = 16 * (rung.rows * row + b + (sm * sn * 16 + 1) * (tn * 4 + 1))
+  return { ...rung, shared, constants: { ...rung.constants, HALVES: 1 } }
+}
+
 /** The same with b's tiles loaded from where they are stored; `shared` is for a, and b of a second product. */
 const direct = (sm: number, sn: number, tm: number, tn: number): Rung => ({
   ...matrix(sm, sn, tm, tn, 32),
@@ -86,6 +95,9 @@ export const matmulRungs = {
   matrix128: matrix(2, 2, 4, 4, 32),
   matrix128x8: matrix(2, 4, 4, 2, 32),
   matrix128_shallow: matrix(2, 2, 4, 4, 16),
+  matrix16_halves: halves(1, 4, 1, 2),
+  matrix64_halves: halves(2, 2, 2, 2),
+  matrix128_halves: halves(2, 2, 4, 4),
   matrix16_hilo: matrix(1, 4, 1, 2, 32, 2),
   matrix64_hilo: matrix(2, 2, 2, 2, 32, 2),
   matrix128_hilo: matrix(2, 2, 4, 4, 32, 2),

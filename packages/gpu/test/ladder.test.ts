@@ -195,8 +195,7 @@ layer(DeviceLayer)("rungs of the matmul ladder", (it) => {
   for (const [variant, layout] of [
     ["register64", "NN"],
     ["half64", "NT"],
-    ["gemv", "NT"],
-    ["tiled", "NT"]
+    ["gemv", "NT"]
   ] as const) {
     it.effect(
       `${variant}: weights in tiles of 16 x 16 give the bits of weights in rows`,

@@ -3,7 +3,7 @@
  * place of the 16 x 16 x 16 subgroup matrices, so everything around them (staging, masks, scales, order) is computed for real.
  *
  * Of each matrix a lane holds what it needs: one row of a left operand, eight columns of a right one, eight elements of a
- * result. Subgroups are 32 consecutive invocations. Arrays that matrices lie in are of vec4<u32>: eight halves, four floats.
+ * result. Subgroups are 32 consecutive invocations. Arrays that matrices lie in are of vec4<u32> (eight halves, four floats), or of f16 and f32.
  */
 import { Effect, Layer } from "effect"
 import { type AdapterInfo, Gpu } from "../src/index.ts"
@@ -30,26 +30,40 @@ fn emu_scale(c: array<f32, 8>, s: f32) -> array<f32, 8> {
 }
 `
 
-const loadsOf = (name: string): string => `
-fn emu_half_${name}(i: u32) -> f32 { return unpack2x16float(${name}[i / 8u][(i % 8u) / 2u])[i % 2u]; }
+/** Numbers of an element, and how one is read: i counts halves. */
+const halvesOf = (name: string, text: string): readonly [number, string] =>
+  text.includes(`${name}: array<f16`)
+    ? [1, `f32(${name}[i])`]
+    : [8, `unpack2x16float(${name}[i / 8u][(i % 8u) / 2u])[i % 2u]`]
+
+const loadsOf = (name: string, per: number, half: string): string => `
+fn emu_half_${name}(i: u32) -> f32 { return ${half}; }
 fn emu_left_row_major_${name}(at: u32, stride: u32) -> array<f32, 16> {
   var out: array<f32, 16>;
-  for (var k = 0u; k < 16u + emu_zero; k++) { out[k] = emu_half_${name}((at + (emu_lane / 2u) * stride) * 8u + k); }
+  for (var k = 0u; k < 16u + emu_zero; k++) { out[k] = emu_half_${name}((at + (emu_lane / 2u) * stride) * ${per}u + k); }
   return out;
 }
 fn emu_right_row_major_${name}(at: u32, stride: u32) -> array<f32, 128> {
   var out: array<f32, 128>;
-  for (var e = 0u; e < 128u + emu_zero; e++) { out[e] = emu_half_${name}((at + (e % 16u) * stride) * 8u + (emu_lane % 2u) * 8u + e / 16u); }
+  for (var e = 0u; e < 128u + emu_zero; e++) { out[e] = emu_half_${name}((at + (e % 16u) * stride) * ${per}u + (emu_lane % 2u) * 8u + e / 16u); }
   return out;
 }
 fn emu_right_col_major_${name}(at: u32, stride: u32) -> array<f32, 128> {
   var out: array<f32, 128>;
-  for (var e = 0u; e < 128u + emu_zero; e++) { out[e] = emu_half_${name}((at + ((emu_lane % 2u) * 8u + e / 16u) * stride) * 8u + e % 16u); }
+  for (var e = 0u; e < 128u + emu_zero; e++) { out[e] = emu_half_${name}((at + ((emu_lane % 2u) * 8u + e / 16u) * stride) * ${per}u + e % 16u); }
   return out;
 }
 `
 
-const storesOf = (name: string): string => `
+const storesOf = (name: string, text: string): string =>
+  text.includes(`${name}: array<f32`)
+    ? `
+fn emu_store_row_major_${name}(at: u32, m: array<f32, 8>, stride: u32) {
+  var x = m;
+  for (var n = 0u; n < 8u; n++) { ${name}[at + (emu_lane / 2u) * stride + (emu_lane % 2u) * 8u + n] = x[n]; }
+}
+`
+    : `
 fn emu_store_row_major_${name}(at: u32, m: array<f32, 8>, stride: u32) {
   var x = m;
   let to = at + (emu_lane / 2u) * stride + (emu_lane % 2u) * 2u;
@@ -63,8 +77,8 @@ export const emulate = (text: string): string => {
   if (!text.includes("subgroup_matrix_")) return text
   const size = /struct Params \{\s*(\w+): u32/.exec(text)?.[1] ?? "missing"
   const arrays = (calls: RegExp) => [...new Set([...text.matchAll(calls)].map((m) => m[1]!))]
-  const loads = arrays(/subgroupMatrixLoad<[^&]*\(&(\w+),/g).map(loadsOf)
-  const stores = arrays(/subgroupMatrixStore<[^&]*\(&(\w+),/g).map(storesOf)
+  const loads = arrays(/subgroupMatrixLoad<[^&]*\(&(\w+),/g).map((name) => loadsOf(name, ...halvesOf(name, text)))
+  const stores = arrays(/subgroupMatrixStore<[^&]*\(&(\w+),/g).map((name) => storesOf(name, text))
   let out = text
     .replace(/^enable (subgroups|subgroup_size_control|chromium_experimental_subgroup_matrix);$/gm, "")
     .replace(/subgroupMatrixLoad<subgroup_matrix_(left|right)<f16, 16, 16>, (\w+)>\(&(\w+),/g, "emu_$1_$2_$3(")
