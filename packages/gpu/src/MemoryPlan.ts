@@ -1,8 +1,11 @@
 /**
  * What a program will allocate, before anything is: the program's own allocation code runs against a device that only
  * counts. So a plan is exact by construction, and an allocation that one buffer or binding cannot hold fails here.
+ *
+ * Kernels take temporary buffers when they are recorded. Whoever allocates for some work therefore rehearses the largest of it: in a plan it
+ * is recorded, on a device it is not.
  */
-import { Effect, type Scope } from "effect"
+import { Context, Effect, type Scope } from "effect"
 import { Gpu } from "./Gpu.ts"
 import { GpuError, gpuError, OutOfMemory } from "./GpuError.ts"
 import { makeCounter } from "./internal/counter.ts"
@@ -24,6 +27,16 @@ export interface MemoryPlan {
 /** Names a stretch of allocations inside a plan; returns what the stretch returns. */
 export type Section = <A, E, R>(name: string, allocate: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
+const Rehearsing = Context.Reference<boolean>("@srcode/gpu/Rehearsing", { defaultValue: () => false })
+
+/** Runs `work` where a plan is made, so that the temporary buffers of its kernels are counted; elsewhere does nothing. */
+export const rehearse = <E, R>(work: Effect.Effect<unknown, E, R>): Effect.Effect<void, E, R> =>
+  Effect.flatMap(Rehearsing, (on) => (on ? Effect.asVoid(work) : Effect.void))
+
+/** What `allocate` gives, uncounted and without memory behind it: stands in for what others will bring to a rehearsal. */
+export const imagined = <A, E, R>(allocate: Effect.Effect<A, E, R>): Effect.Effect<A, E, Exclude<R, Gpu> | Gpu> =>
+  Effect.flatMap(Gpu, (gpu) => Effect.provideService(allocate, Gpu, makeCounter(gpu.info).gpu))
+
 /**
  * Runs `allocate` without a device. Whatever it returns must not be computed with: reads give zeros. Sections are listed
  * in the order in which they end.
@@ -36,10 +49,17 @@ export const planMemory = Effect.fnUntraced(function* <A, E, R>(
   const sections: Array<MemorySection> = []
   const section: Section = (name, own) =>
     Effect.suspend(() => {
-      const before = counter.live()
-      return Effect.tap(own, () => Effect.sync(() => sections.push({ name, bytes: counter.live() - before })))
+      const held = () => counter.live() - counter.temporary()
+      const before = held()
+      return Effect.tap(own, () => Effect.sync(() => sections.push({ name, bytes: held() - before })))
     })
-  yield* allocate(section).pipe(Effect.scoped, Effect.provideService(Gpu, counter.gpu))
+  yield* allocate(section).pipe(
+    Effect.scoped,
+    Effect.provideService(Gpu, counter.gpu),
+    Effect.provideService(Rehearsing, true)
+  )
+  // One for each slot, whatever takes it: they belong to no section.
+  if (counter.temporary() > 0) sections.push({ name: "temporary", bytes: counter.temporary() })
   const { live, budget } = yield* gpu.memory
   const plan: MemoryPlan = { sections, total: counter.peak(), live, budget }
   return plan

@@ -1,10 +1,10 @@
 /** Log-probabilities and entropies of given tokens, for any number of sequences, packed into passes of bounded size. */
 
-import { Gpu, type GpuError, makeOps } from "@srcode/gpu"
+import { Gpu, type GpuError, imagined, makeOps, rehearse } from "@srcode/gpu"
 import { Effect, type Scope } from "effect"
 import { allocBatch, packSequences, type Sequence, uploadBatch } from "./Batch.ts"
 import { allocHead, headElements, scoreRows, selectRows } from "./Head.ts"
-import type { Lora } from "./Lora.ts"
+import { allocLora, type Lora } from "./Lora.ts"
 import { ModelError } from "./ModelError.ts"
 import { type Decoder, forward } from "./Transformer.ts"
 import { allocWorkspace } from "./Workspace.ts"
@@ -97,5 +97,21 @@ export const makeScorer = (
       if (pack.length > 0) results.push(...(yield* onePass(lora, pack, temperature)))
       return results
     })
+    // The largest passes there can be: without an adapter and with the widest.
+    const full = Math.max(1, Math.min(limit, options.capacity))
+    const largest = Array.from({ length: Math.ceil(options.capacity / full) }, (_, i) => ({
+      ids: new Array<number>(Math.min(full, options.capacity - i * full)).fill(0),
+      loss: () => true
+    }))
+    yield* rehearse(
+      Effect.gen(function* () {
+        yield* score(null, largest)
+        if (options.rank > 0)
+          yield* score(yield* imagined(allocLora(config, { rank: options.rank, alpha: 1 })), largest)
+      }).pipe(
+        Effect.scoped,
+        Effect.catchTag("ModelError", () => Effect.void)
+      )
+    )
     return { score }
   })

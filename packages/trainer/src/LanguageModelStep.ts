@@ -5,7 +5,7 @@
  * it. Trains either an adapter (base frozen) or all weights. One submit a micro-batch, one small read-back a step.
  */
 
-import { Gpu, type GpuError, makeOps, type Section, type Tensor, tensorAlignment, window } from "@srcode/gpu"
+import { Gpu, type GpuError, makeOps, rehearse, type Section, type Tensor, tensorAlignment, window } from "@srcode/gpu"
 import {
   allocBatch,
   allocHead,
@@ -230,6 +230,13 @@ export const makeLanguageModelTrainer = (
       }
       return result
     })
+    const limit = Math.max(1, Math.min(capacity, decoder.rope.positions))
+    const largest = Array.from({ length: Math.ceil(capacity / limit) }, (_, i) => ({
+      ids: new Array<number>(Math.min(limit, capacity - i * limit)).fill(0),
+      loss: () => true
+    }))
+    const adam = { lr: 0, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, clip: 1 } as const
+    yield* rehearse(Effect.catchTag(step(largest, adam, 1), "TrainerError", () => Effect.void))
     return { optimizer, step }
   })
 

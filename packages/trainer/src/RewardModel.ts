@@ -4,7 +4,7 @@
  * the imperfect sequence reward that token rewards are meant to help.
  */
 
-import { Gpu, type GpuError, makeOps, type Section, tensorAlignment, window } from "@srcode/gpu"
+import { Gpu, type GpuError, makeOps, rehearse, type Section, tensorAlignment, window } from "@srcode/gpu"
 import {
   allocBatch,
   allocWorkspace,
@@ -25,7 +25,7 @@ import {
 import { Effect, type Scope } from "effect"
 import { type CheckpointingChoice, choosePass, passShapes, unnamed } from "./Checkpointing.ts"
 import { splitBySize, splitByTokens, unusableSequence } from "./LanguageModelStep.ts"
-import { allocOptimizer, applyUpdate, measureGradient } from "./Optimizer.ts"
+import { type AdamWOptions, allocOptimizer, applyUpdate, measureGradient } from "./Optimizer.ts"
 import { batchIndices, uniforms } from "./Random.ts"
 import { learningRate } from "./Schedule.ts"
 import { badInput, diverged, type TrainerError } from "./TrainerError.ts"
@@ -168,6 +168,36 @@ export const makeRewardModel = (
       return out
     })
 
+    /** Forward, loss and backward over all pairs of a step, and its update. */
+    const update = Effect.fnUntraced(function* (
+      chosen: ReadonlyArray<PreferencePair>,
+      adam: AdamWOptions,
+      step: number
+    ) {
+      const packs = splitBySize(chosen, tokensOf, config.capacity)
+      for (const [i, pack] of packs.entries()) {
+        const batch = yield* upload(packLast(pack.flatMap((p) => [p.chosen, p.rejected])))
+        const rows = batch.lossRows
+        yield* gpu.submit("reward model step", (tape) => {
+          if (i === 0) tape.clear(sums)
+          forward(tape, ops, decoder, lora, batch, ws)
+          selectRows(tape, ops, model, batch, ws.hidden, selected)
+          ops.valueHead(tape, { h: selected, w: scoreHead, value: score1, rows, dim: C })
+          ops.pairwiseLoss(tape, { score: score1, dScore, metric, pairs: pack.length, count: chosen.length })
+          ops.columnSum(tape, { x: metric, out: sums, rows: pack.length, cols: 2, accumulate: true })
+          ops.valueHeadBackward(tape, {
+            ...{ dValue: dScore, h: selected, w: scoreHead, dh: dSelected, dw: dHead, rows, dim: C },
+            accumulate: false
+          })
+          if (ws.gradients) scatterSelected(tape, ops, model, batch, dSelected, ws.gradients.dHidden)
+          backward(tape, ops, decoder, lora, batch, ws, { lora: grads })
+          if (i + 1 < packs.length) return
+          measureGradient(tape, ops, optimizer, config.clip)
+          applyUpdate(tape, ops, optimizer, adam, step)
+        })
+      }
+    })
+
     const train: RewardModel["train"] = Effect.fnUntraced(function* (pairs, onStep) {
       if (pairs.length === 0) return yield* badInput("there is no preference pair to train a reward model on")
       for (const [i, pair] of pairs.entries()) {
@@ -185,28 +215,7 @@ export const makeRewardModel = (
         )
         const lr = learningRate("cosine", config.lr, step, config.steps, 0)
         const adam = { lr, betas: [0.9, 0.99], eps: 1e-8, weightDecay: 0, clip: config.clip } as const
-        const packs = splitBySize(chosen, tokensOf, config.capacity)
-        for (const [i, pack] of packs.entries()) {
-          const batch = yield* upload(packLast(pack.flatMap((p) => [p.chosen, p.rejected])))
-          const rows = batch.lossRows
-          yield* gpu.submit("reward model step", (tape) => {
-            if (i === 0) tape.clear(sums)
-            forward(tape, ops, decoder, lora, batch, ws)
-            selectRows(tape, ops, model, batch, ws.hidden, selected)
-            ops.valueHead(tape, { h: selected, w: scoreHead, value: score1, rows, dim: C })
-            ops.pairwiseLoss(tape, { score: score1, dScore, metric, pairs: pack.length, count: chosen.length })
-            ops.columnSum(tape, { x: metric, out: sums, rows: pack.length, cols: 2, accumulate: true })
-            ops.valueHeadBackward(tape, {
-              ...{ dValue: dScore, h: selected, w: scoreHead, dh: dSelected, dw: dHead, rows, dim: C },
-              accumulate: false
-            })
-            if (ws.gradients) scatterSelected(tape, ops, model, batch, dSelected, ws.gradients.dHidden)
-            backward(tape, ops, decoder, lora, batch, ws, { lora: grads })
-            if (i + 1 < packs.length) return
-            measureGradient(tape, ops, optimizer, config.clip)
-            applyUpdate(tape, ops, optimizer, adam, step + 1)
-          })
-        }
+        yield* update(chosen, adam, step + 1)
         const told = yield* gpu.read(record)
         const [loss, accuracy] = told
         const clip = told.subarray(tensorAlignment)
@@ -214,5 +223,12 @@ export const makeRewardModel = (
         yield* onStep({ step: step + 1, loss: loss ?? 0, accuracy: accuracy ?? 0, gradNorm: clip[1] ?? 0 })
       }
     })
+    const side = new Array<number>(Math.max(1, Math.min(limit, Math.floor(config.capacity / 2)))).fill(0)
+    const pairs = Array.from({ length: Math.max(1, Math.floor(config.capacity / (2 * side.length))) }, () => ({
+      chosen: side,
+      rejected: side
+    }))
+    const adam = { lr: 0, betas: [0.9, 0.99], eps: 1e-8, weightDecay: 0, clip: config.clip } as const
+    yield* rehearse(update(pairs, adam, 1))
     return { lora, train, score, image: gpu.read(flat), load: (data) => gpu.write(flat, data) }
   })

@@ -18,11 +18,13 @@ export const largestBuffer = (info: AdapterInfo): number =>
 export const makeCounter = (info: AdapterInfo) => {
   let live = 0
   let peak = 0
+  let temporary = 0
   const scratch = makeScratch({
     largest: largestBuffer(info),
     // Only the size is ever asked of it.
     create: (label, size) => ({ size, label, destroy: () => undefined }) as unknown as GPUBuffer,
     account: (bytes) => {
+      temporary += bytes
       live += bytes
       peak = Math.max(peak, live)
       return undefined
@@ -32,8 +34,9 @@ export const makeCounter = (info: AdapterInfo) => {
     Effect.suspend(() => {
       const tape = new Tape(scratch.source)
       record(tape)
-      scratch.collect()
-      return tape.failure === undefined ? Effect.void : Effect.fail(tape.failure)
+      if (tape.failure !== undefined) scratch.drop()
+      const wrong = tape.failure ?? scratch.settle()
+      return wrong === undefined ? Effect.void : Effect.fail(wrong)
     })
   const gpu = Gpu.of({
     info,
@@ -74,5 +77,5 @@ export const makeCounter = (info: AdapterInfo) => {
     memory: Effect.sync(() => ({ live, peak, budget: Number.POSITIVE_INFINITY })),
     dispatches: Effect.succeed(0)
   })
-  return { gpu, live: () => live, peak: () => peak }
+  return { gpu, live: () => live, peak: () => peak, temporary: () => temporary }
 }

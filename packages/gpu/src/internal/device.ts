@@ -177,7 +177,9 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
       operation = label
       const tape = new Tape(scratch.source)
       body(tape)
-      return tape.failure === undefined ? Effect.succeed(tape) : Effect.fail(tape.failure)
+      if (tape.failure !== undefined) scratch.drop()
+      const wrong = tape.failure ?? scratch.settle()
+      return wrong === undefined ? Effect.succeed(tape) : Effect.fail(wrong)
     })
 
   const stopped = (what: string) => (cause: unknown) =>
@@ -195,7 +197,7 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
     at = span("record", label, at)
     const compiled = yield* pipelines.resolve(dispatchesOf(tape))
     span("compile", label, at)
-    const work: Work = { tape, compiled, groups: again ? [] : undefined }
+    const work: Work = { tape, compiled, groups: again ? [] : undefined, bufferOf: scratch.bufferOf }
     return work
   })
 
@@ -209,7 +211,6 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
         at = span("submit", label, at)
       }
       dispatches += work.compiled.length
-      scratch.collect()
       return check
     })
 
@@ -228,7 +229,7 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
     }
     yield* check
     const known = kept.get(program)
-    // Temporary buffers that were outgrown since then are gone.
+    // Temporary buffers that were replaced since then are gone.
     if (known !== undefined && known.generation === scratch.generation()) return yield* launch(label, known.work)
     const work = yield* prepare(label, body, true)
     kept.set(program, { work, generation: scratch.generation() })
@@ -273,7 +274,6 @@ export const makeDevice = Effect.fn("Gpu.open")(function* (options: GpuOptions, 
       ...pieces.map(({ commands }) => commands),
       ...(stamps === undefined ? [] : [stamps.resolve()])
     ])
-    scratch.collect()
     at = span("submit", label, at)
     yield* check
     yield* idle

@@ -13,6 +13,8 @@ export interface Work {
   readonly compiled: ReadonlyArray<Compiled>
   /** The bind group of each dispatch as far as they were made; undefined for work that runs once. */
   readonly groups: Array<GPUBindGroup> | undefined
+  /** The buffer behind a stand-in, now that it is known. */
+  readonly bufferOf: (buffer: GPUBuffer) => GPUBuffer
 }
 
 export interface Piece {
@@ -20,12 +22,17 @@ export interface Piece {
   readonly dispatches: number
 }
 
-const bindGroup = (device: GPUDevice, { tensors }: Dispatch, layout: GPUBindGroupLayout): GPUBindGroup =>
+const bindGroup = (
+  device: GPUDevice,
+  { tensors }: Dispatch,
+  layout: GPUBindGroupLayout,
+  bufferOf: Work["bufferOf"]
+): GPUBindGroup =>
   device.createBindGroup({
     layout,
     entries: tensors.map(([binding, tensor]) => ({
       binding,
-      resource: { buffer: tensor.buffer, offset: tensor.offset * 4, size: Math.ceil(tensor.length / 4) * 16 }
+      resource: { buffer: bufferOf(tensor.buffer), offset: tensor.offset * 4, size: Math.ceil(tensor.length / 4) * 16 }
     }))
   })
 
@@ -34,10 +41,10 @@ const encodeDispatch = (
   pass: GPUComputePassEncoder,
   entry: Dispatch,
   index: number,
-  { compiled, groups }: Work
+  { bufferOf, compiled, groups }: Work
 ): void => {
   const { layout, pipeline } = compiled[index]!
-  const group = groups?.[index] ?? bindGroup(device, entry, layout)
+  const group = groups?.[index] ?? bindGroup(device, entry, layout, bufferOf)
   if (groups !== undefined) groups[index] = group
   pass.setPipeline(pipeline)
   pass.setBindGroup(0, group)
@@ -55,6 +62,7 @@ export function* encodeTape(
   most = Number.POSITIVE_INFINITY,
   passOf?: (encoder: GPUCommandEncoder, index: number) => GPUComputePassEncoder
 ): Generator<Piece, void> {
+  const { bufferOf } = work
   let encoder = device.createCommandEncoder()
   let pass: GPUComputePassEncoder | undefined
   let [index, first] = [0, 0]
@@ -79,12 +87,12 @@ export function* encodeTape(
     pass?.end()
     pass = undefined
     if (entry._tag === "Clear")
-      encoder.clearBuffer(entry.tensor.buffer, entry.tensor.offset * 4, entry.tensor.length * 4)
+      encoder.clearBuffer(bufferOf(entry.tensor.buffer), entry.tensor.offset * 4, entry.tensor.length * 4)
     else
       encoder.copyBufferToBuffer(
-        entry.from.buffer,
+        bufferOf(entry.from.buffer),
         entry.from.offset * 4,
-        entry.to.buffer,
+        bufferOf(entry.to.buffer),
         entry.to.offset * 4,
         entry.length * 4
       )

@@ -1,7 +1,9 @@
 /**
- * Temporary buffers that kernels hand to each other within one tape: one for each slot, grown when more is asked for and kept.
+ * Temporary buffers that kernels hand to each other within one tape: one for each slot, as large as the largest that was asked for.
  *
- * A buffer that was outgrown may still be used by what was recorded before, so it goes only when `collect` is called after the submit.
+ * What a recording gets are stand-ins; `settle` makes the buffers behind them when its end is known, so none is ever made to be outgrown
+ * by the same recording, and two sizes of one slot never live side by side. Hence what all recordings of a program take together is the
+ * sum over slots of their largest, whatever their order: a plan that has seen the largest knows it to the byte.
  */
 import { Result } from "effect"
 import { type GpuError, gpuError, OutOfMemory } from "../GpuError.ts"
@@ -20,42 +22,82 @@ export interface ScratchOptions {
 
 export interface Scratch {
   readonly source: ScratchSource
-  /** Frees what was outgrown; call it when nothing recorded is yet to be submitted. */
-  readonly collect: () => void
-  /** Another number once a buffer was outgrown: what was recorded before must not run again. */
+  /** Makes what was recorded since the last call, or says why it cannot. Synchronously after the recording. */
+  readonly settle: () => GpuError | undefined
+  /** Forgets what was asked for since then: of a recording that will not run. */
+  readonly drop: () => void
+  /** The buffer behind a stand-in, as of now; any other buffer itself. */
+  readonly bufferOf: (buffer: GPUBuffer) => GPUBuffer
+  /** Another number once a buffer was replaced: bind groups that were made before must not be used again. */
   readonly generation: () => number
 }
 
+interface Slot {
+  readonly label: string
+  readonly standIn: GPUBuffer
+  wanted: number
+  buffer: GPUBuffer | undefined
+}
+
 export const makeScratch = (options: ScratchOptions): Scratch => {
-  const slots = new Map<string, Tensor>()
-  const outgrown: Array<GPUBuffer> = []
+  const slots = new Map<string, Slot>()
+  const behind = new Map<GPUBuffer, Slot>()
   let generation = 0
-  const refuse = (label: string, bytes: number, live: number, limit: number, limitName: string) =>
-    Result.fail<GpuError>(gpuError(new OutOfMemory({ label, bytes, live, limit, limitName })))
-  return {
-    source: (slot, element, length) => {
-      const bytes = Math.ceil(Math.max(1, length) / 4) * 16
-      const known = slots.get(slot)
-      if (known !== undefined && known.buffer.size >= bytes) return Result.succeed(known)
-      const label = `scratch ${slot}`
-      if (bytes > options.largest)
-        return refuse(label, bytes, 0, options.largest, "the device's largest storage binding")
-      const full = options.account(bytes)
-      if (full !== undefined) return refuse(label, bytes, full.live, full.limit, full.name)
-      if (known !== undefined) {
-        outgrown.push(known.buffer)
-        generation++
+  const refuse = (label: string, bytes: number, live: number, limit: number, limitName: string): GpuError =>
+    gpuError(new OutOfMemory({ label, bytes, live, limit, limitName }))
+  const slotOf = (name: string): Slot => {
+    const known = slots.get(name)
+    if (known !== undefined) return known
+    const label = `scratch ${name}`
+    // Only label and size are ever asked of it.
+    const standIn = {
+      label,
+      get size() {
+        return slot.wanted
       }
-      const tensor: Tensor = { label, element, offset: 0, length, buffer: options.create(label, bytes) }
-      slots.set(slot, tensor)
+    } as GPUBuffer
+    const slot: Slot = { label, standIn, wanted: 0, buffer: undefined }
+    slots.set(name, slot)
+    behind.set(standIn, slot)
+    return slot
+  }
+  const drop = (): void => {
+    for (const slot of slots.values()) slot.wanted = slot.buffer?.size ?? 0
+  }
+  const replace = (slot: Slot): GpuError | undefined => {
+    // Work that was submitted before keeps what it uses.
+    if (slot.buffer !== undefined) {
+      options.account(-slot.buffer.size)
+      slot.buffer.destroy()
+      slot.buffer = undefined
+      generation++
+    }
+    const full = options.account(slot.wanted)
+    if (full !== undefined) return refuse(slot.label, slot.wanted, full.live, full.limit, full.name)
+    slot.buffer = options.create(slot.label, slot.wanted)
+    return undefined
+  }
+  return {
+    source: (name, element, length) => {
+      const bytes = Math.ceil(Math.max(1, length) / 4) * 16
+      const slot = slotOf(name)
+      if (bytes > options.largest)
+        return Result.fail(refuse(slot.label, bytes, 0, options.largest, "the device's largest storage binding"))
+      slot.wanted = Math.max(slot.wanted, bytes)
+      const tensor: Tensor = { label: slot.label, element, offset: 0, length, buffer: slot.standIn }
       return Result.succeed(tensor)
     },
-    collect: () => {
-      for (const buffer of outgrown.splice(0)) {
-        options.account(-buffer.size)
-        buffer.destroy()
+    settle: () => {
+      for (const slot of slots.values()) {
+        const failure = slot.wanted > (slot.buffer?.size ?? 0) ? replace(slot) : undefined
+        if (failure === undefined) continue
+        drop()
+        return failure
       }
+      return undefined
     },
+    drop,
+    bufferOf: (buffer) => behind.get(buffer)?.buffer ?? buffer,
     generation: () => generation
   }
 }

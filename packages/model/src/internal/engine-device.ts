@@ -7,14 +7,25 @@
  * known beforehand and uploaded once a burst, so no kernel has to move rows on.
  */
 
-import { alignElements, Gpu, type Ops, type Program, sampleSettings, type Tape, type Tensor, window } from "@srcode/gpu"
+import {
+  alignElements,
+  Gpu,
+  imagined,
+  type Ops,
+  type Program,
+  rehearse,
+  sampleSettings,
+  type Tape,
+  type Tensor,
+  window
+} from "@srcode/gpu"
 import { Effect } from "effect"
 import { allocBatch, type Batch } from "../Batch.ts"
 import type { EngineOptions } from "../Engine.ts"
-import type { Lora } from "../Lora.ts"
+import { allocLora, type Lora } from "../Lora.ts"
 import { allocPagedCache } from "../PagedCache.ts"
 import { pagesFor } from "../PagePool.ts"
-import { type SamplingParams, settingsOf } from "../Sampling.ts"
+import { type SamplingParams, samplingDefaults, settingsOf } from "../Sampling.ts"
 import { burstSteps, type Job, type PrefillPass } from "../Scheduler.ts"
 import { type Decoder, forward } from "../Transformer.ts"
 import { allocWorkspace } from "../Workspace.ts"
@@ -132,7 +143,7 @@ export const makeEngineDevice = Effect.fnUntraced(function* (
     }
   }
 
-  return {
+  const device = {
     /** Puts a sequence's pages into the page table. */
     admit: (row: number, pages: ReadonlyArray<number>) =>
       gpu.write(window(cache.pageTable, row * cache.maxPages, cache.maxPages), Uint32Array.from(pages)),
@@ -199,4 +210,23 @@ export const makeEngineDevice = Effect.fnUntraced(function* (
       return yield* readDrawn(burst.length, steps)
     })
   }
+  // The largest passes there can be: without an adapter and with the widest.
+  const draws = { sampling: { ...samplingDefaults, maxTokens: 1 }, stream: 0 }
+  const rehearsal = Effect.fnUntraced(function* (lora: Lora | null) {
+    const none = new Array<number>(options.prefillTokens).fill(0)
+    const complete = Array.from({ length: Math.min(options.maxSequences, none.length) }, (_, row) => ({
+      ...draws,
+      row
+    }))
+    yield* device.prefill({ lora, ids: none, position: none, kvRow: none, slot: none, complete: [] }, complete)
+    const one = { ...draws, slot: 0, last: 0, position: [0], kvRow: [0] }
+    yield* device.burst(lora, new Array<typeof one>(options.maxSequences).fill(one), 1)
+  })
+  yield* rehearse(
+    Effect.gen(function* () {
+      yield* rehearsal(null)
+      if (options.rank > 0) yield* rehearsal(yield* imagined(allocLora(config, { rank: options.rank, alpha: 1 })))
+    }).pipe(Effect.scoped)
+  )
+  return device
 })

@@ -3,7 +3,17 @@
  * batch's tokens carry stays on the device from scoring to the last epoch; the host reads twice: what the rewards are made
  * of, and one record of the update at its end.
  */
-import { alignElements, Gpu, makeOps, type Section, type Tape, type Tensor, tensorAlignment, window } from "@srcode/gpu"
+import {
+  alignElements,
+  Gpu,
+  makeOps,
+  rehearse,
+  type Section,
+  type Tape,
+  type Tensor,
+  tensorAlignment,
+  window
+} from "@srcode/gpu"
 import {
   allocBatch,
   allocHead,
@@ -18,6 +28,7 @@ import {
   loraScale,
   loraWindows,
   type PackedIndices,
+  packSequences,
   scatterSelected,
   scoreReference,
   scoreRows,
@@ -260,6 +271,20 @@ export const makePpoDevice = Effect.fnUntraced(function* (
     })
     return { epochs, returns: all.subarray(config.epochs * epochStride) }
   })
+
+  // The largest pack there can be.
+  const longest = Math.max(1, Math.min(capacity, decoder.rope.positions))
+  const sequences = Math.min(Math.ceil(capacity / longest), config.batchSize)
+  const responses = Math.floor(tokens / sequences)
+  const packed = packSequences(
+    Array.from({ length: sequences }, (_, i) => {
+      const ids = new Array<number>(Math.max(1, Math.min(longest, capacity - i * longest))).fill(0)
+      return { ids, loss: (t: number) => t >= ids.length - responses }
+    })
+  )
+  const pack: PpoPack = { packed, from: 0, refAt: 0 }
+  const count = packed.lossRow.length
+  if (count > 0) yield* rehearse(Effect.andThen(scoreOld([pack], count), epoch([pack], count, 0, 1)))
 
   return { lora, flat, optimizer, adapterLength, scoreOld, advantages, epoch, readRecord }
 })
