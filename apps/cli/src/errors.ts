@@ -8,7 +8,7 @@
  * Unusual: never a stack trace, unless `--log-level debug` (or all, trace) or SRCODE_DEBUG asks for it; no error
  * object reaches Node's own reporter.
  */
-import { Cause, Config, Console, Effect, Exit, Option, Predicate, Stdio } from "effect"
+import { Cause, Config, Console, Effect, Exit, Option, PlatformError, Predicate, Stdio } from "effect"
 import { CliError } from "effect/cli"
 
 /** One line, without control characters, of bounded length. */
@@ -62,11 +62,21 @@ const describeUsage = (error: CliError.NonShowHelpErrors): string => {
       return `--${error.option} is missing`
     case "InvalidValue": {
       const times = /^(\d+) occurrences$/.exec(error.value)?.[1]
-      return times === undefined ? error.message : `--${error.option} is given ${times} times`
+      if (times !== undefined) return `--${error.option} is given ${times} times`
+      // of a schema that refused the value only what it expected
+      return error.message.replace(/Expected: Schema validation failed: (?:Expected )?/, "Expected ")
     }
     default:
       return error.message
   }
+}
+
+/** A file that the system refused, where no message of our own was made of it. */
+const describePlatform = ({ reason }: PlatformError.PlatformError): string => {
+  const place =
+    "pathOrDescriptor" in reason && reason.pathOrDescriptor !== undefined ? `${reason.pathOrDescriptor}: ` : ""
+  const cause = reason.cause instanceof Error ? reason.cause.message : reason.message
+  return `${place}${cause}; check the path, the permissions and the free space`
 }
 
 /** What to print for one error out of a cause. */
@@ -76,7 +86,12 @@ export const describeError = (error: unknown): Report => {
   }
   // A typed error carries its tag; anything else in the error channel was not meant to get there.
   if (!Predicate.hasProperty(error, "_tag")) return fault(error instanceof Error ? error.message : String(error))
-  const message = error instanceof Error && error.message !== "" ? error.message : String(error._tag)
+  const message =
+    error instanceof PlatformError.PlatformError
+      ? describePlatform(error)
+      : error instanceof Error && error.message !== ""
+        ? error.message
+        : String(error._tag)
   if (ourFaults.has(reasonOf(error))) return fault(message)
   const hint = "hint" in error && Predicate.isString(error.hint) ? `; ${error.hint}` : ""
   return { code: 1, lines: [`srcode: ${oneLine(message + hint)}`] }

@@ -4,7 +4,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { UserError } from "@srcode/domain"
 import { GpuError, OutOfMemory, ShaderInvalid } from "@srcode/gpu"
 import { StoreError } from "@srcode/store"
-import { Cause, Effect, Stdio } from "effect"
+import { Cause, Effect, PlatformError, Stdio } from "effect"
 import { describeCause, describeError, oneLine, runToExitCode } from "../src/errors.ts"
 
 const stdio = Stdio.layerTest({})
@@ -29,6 +29,15 @@ describe("describeError", () => {
     const broken = describeError(new GpuError({ reason: new ShaderInvalid({ kernel: "matmul", detail: "line 3" }) }))
     assert.strictEqual(broken.code, 2)
     assert.include(broken.lines.join("\n"), "report it")
+  })
+
+  it("a file that the system refused is named with what the system said", () => {
+    const reason = { _tag: "BadResource", module: "FileSystem", method: "writeFile", pathOrDescriptor: "a/b" } as const
+    const error = PlatformError.systemError({ ...reason, cause: new Error("EISDIR: illegal operation") })
+    assert.deepStrictEqual(describeError(error), {
+      code: 1,
+      lines: ["srcode: a/b: EISDIR: illegal operation; check the path, the permissions and the free space"]
+    })
   })
 
   it("what is no typed error is a fault of ours", () => {

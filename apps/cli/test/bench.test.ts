@@ -41,10 +41,12 @@ describe.concurrent("srcode bench", () => {
     }))
 
   it("refuses what does not fit together, in one line", async () => {
-    isUserError(await run(["bench", "--preset", "gpt-2"]), 'there is no preset "gpt-2"')
+    isUserError(await run(["bench", "--preset", "gpt-2"]), '--preset: "gpt-2"', "qwen2.5-coder-7b")
+    isUserError(await run(["bench", "--model", "nowhere"]), "nowhere")
+    isUserError(await run(["bench", "--out", "/"]), "cannot write /: it is a directory")
     isUserError(await run(["bench", "--preset", "tiny-qwen2", "--model", "x"]), "exclude each other")
     isUserError(await run(["bench", "--layers", "2"]), "--layers")
     isUserError(await run(["bench", "--only", "weather"]), "sft, logprob, prefill, decode")
-    isUserError(await run(["bench", "--preset", "tiny-qwen2", "--sequence", "5000"]), "exceed the model's")
+    isUserError(await compute(["bench", "--preset", "tiny-qwen2", "--sequence", "5000"]), "exceed the model's")
   })
 })

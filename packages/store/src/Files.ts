@@ -2,7 +2,7 @@
 import * as fs from "node:fs"
 import { Effect, Result, Schema } from "effect"
 import { failure, readFailure, schemaFailure, writeFailure } from "./internal/failure.ts"
-import { writeAtomic } from "./internal/files.ts"
+import { probeWrite, writeAtomic } from "./internal/files.ts"
 
 /** Replaces `file` in one step; parent directories are made. */
 export const writeFileAtomic = Effect.fn("writeFileAtomic")((file: string, data: string | Uint8Array) =>
@@ -10,6 +10,11 @@ export const writeFileAtomic = Effect.fn("writeFileAtomic")((file: string, data:
     try: () => writeAtomic(file, typeof data === "string" ? new TextEncoder().encode(data) : data),
     catch: writeFailure(file)
   })
+)
+
+/** Fails now as writing `file` would fail later: asked before work whose result goes there. Parent directories are made. */
+export const requireWritable = Effect.fn("requireWritable")((file: string) =>
+  Effect.try({ try: () => probeWrite(file), catch: writeFailure(file) })
 )
 
 export const readBytes = Effect.fn("readBytes")((file: string) =>

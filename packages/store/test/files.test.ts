@@ -15,6 +15,7 @@ import {
   readJsonLinesNumbered,
   readMetrics,
   readText,
+  requireWritable,
   writeFileAtomic,
   writeJson,
   writeJsonLines
@@ -221,6 +222,28 @@ describe("metrics", () => {
       fs.writeFileSync(path, `{"stage":"sft","step":0}\n{"step":1}\n`)
       const error = yield* Effect.flip(Effect.scoped(openMetrics(path, "sft", 0)))
       assert.match(error.message, /m\.jsonl:2: Missing key/)
+    })
+  )
+})
+
+describe("a place for a result", () => {
+  it.live("is refused before the work as writing would refuse it after, and left as it was", () =>
+    Effect.gen(function* () {
+      const dir = yield* temporary
+      const at = (name: string) => nodePath.join(dir, name)
+      fs.writeFileSync(at("file"), "kept")
+      fs.mkdirSync(at("folder"))
+      for (const bad of [at("folder"), at("file/below"), at("x".repeat(300))]) {
+        const early = yield* Effect.flip(requireWritable(bad))
+        const late = yield* Effect.flip(writeFileAtomic(bad, "new"))
+        assert.strictEqual(early.message, late.message)
+        assert.strictEqual(early.reason, "Unwritable")
+      }
+      yield* requireWritable(at("file"))
+      yield* requireWritable(at("new/place/result.json"))
+      assert.strictEqual(fs.readFileSync(at("file"), "utf8"), "kept")
+      assert.deepStrictEqual(fs.readdirSync(dir).sort(), ["file", "folder", "new"])
+      assert.deepStrictEqual(fs.readdirSync(at("new/place")), [])
     })
   )
 })

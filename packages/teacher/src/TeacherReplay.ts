@@ -5,7 +5,7 @@
  * Unusual: refusals (`NoRepair`, `NotParsed`) are answers and are recorded; faults (network, budget, bad shape) are
  * not. Files appear whole or not at all (temporary file, fsync, rename); of two writers the later one wins.
  */
-import { Effect, FileSystem, Layer, Path, Schema } from "effect"
+import { Effect, FileSystem, Layer, Path, Predicate, Schema } from "effect"
 import { requestKey } from "./internal/canonical.ts"
 import { Teacher, type TeacherMethod, TeacherMethods, type TeacherShape } from "./Teacher.ts"
 import {
@@ -36,8 +36,13 @@ const record = <A extends Schema.Codec<unknown, unknown>>(answer: A) =>
 
 const storage =
   (path: string) =>
-  (cause: { readonly message: string }): TeacherError =>
-    teacherError(new Storage({ path, detail: cause.message.split("\n")[0] ?? "unknown" }))
+  (cause: { readonly message: string; readonly reason?: unknown }): TeacherError => {
+    const missing = Predicate.hasProperty(cause.reason, "_tag") && cause.reason._tag === "NotFound"
+    const detail = missing
+      ? "there is none; record answers there with a chat teacher first"
+      : (cause.message.split("\n")[0] ?? "unknown")
+    return teacherError(new Storage({ path, detail }))
+  }
 
 const place = (path: Path.Path, dir: string, key: string): string => path.join(dir, key.slice(0, 2), `${key}.json`)
 

@@ -1,7 +1,8 @@
 /** `srcode bench`: where the time of a model's work goes on this device, kernel by kernel. */
 import { profileModel, type WorkloadName, workloadNames } from "@srcode/bench"
 import { UserError } from "@srcode/domain"
-import { modelPresets } from "@srcode/model"
+import { locateModel, modelPresets } from "@srcode/model"
+import { requireWritable } from "@srcode/store"
 import { Effect, Option, Schema } from "effect"
 import { Command, Flag } from "effect/cli"
 import { gpuLayerFromFlags } from "../layers.ts"
@@ -31,11 +32,8 @@ export const bench = Command.make(
       "Model folder, or ORG/NAME[@REVISION] in the local cache (default: tiny-coder)",
       "MODEL"
     ).pipe(Flag.optional),
-    preset: Flag.String("preset").pipe(
-      Flag.withDescription(
-        `A model of this shape with random weights made on the device, instead of --model: ${Object.keys(modelPresets).join(", ")}`
-      ),
-      Flag.withMetavar("NAME"),
+    preset: Flag.Literals("preset", Object.keys(modelPresets)).pipe(
+      Flag.withDescription("A model of this shape with random weights made on the device, instead of --model"),
       Flag.optional
     ),
     layers: size("layers", "Layers of the preset, where fewer are wanted (default: all)"),
@@ -73,13 +71,16 @@ export const bench = Command.make(
     if (Option.isSome(flags.layers) && Option.isNone(flags.preset))
       return yield* new UserError({ message: "--layers shortens a --preset; a model has the layers it has" })
     const given = Option.getOrUndefined
+    const workloads = yield* workloadsOf(flags.only)
+    const model = Option.isSome(flags.model) ? yield* locateModel(flags.model.value) : undefined
+    for (const file of [flags.trace, flags.out]) if (Option.isSome(file)) yield* requireWritable(file.value)
     yield* profileModel({
-      model: given(flags.model),
+      model,
       preset: given(flags.preset),
       layers: given(flags.layers),
       dtype: flags.dtype,
       quantize: flags.quantize,
-      workloads: yield* workloadsOf(flags.only),
+      workloads,
       sizes: {
         batch: given(flags.batch),
         sequence: given(flags.sequence),

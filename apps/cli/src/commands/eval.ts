@@ -3,7 +3,7 @@ import { EvalResult, SampleOutcome } from "@srcode/domain"
 import { resultsTable } from "@srcode/evals"
 import { loadModelTokenizer, loadTokenizer, locateModel, makeGenerator } from "@srcode/model"
 import { EvaluationConfig, measure, planMeasure } from "@srcode/pipeline"
-import { writeJson, writeJsonLines } from "@srcode/store"
+import { requireWritable, writeJson, writeJsonLines } from "@srcode/store"
 import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { decodeStrict } from "../config.ts"
@@ -43,6 +43,7 @@ export const evaluate = Command.make(
       limit: Option.getOrNull(flags.limit)
     })
     const program = Effect.gen(function* () {
+      if (Option.isSome(flags.out)) yield* requireWritable(flags.out.value)
       const directory = yield* locateModel(flags.model)
       const { engine } = yield* planMeasure(yield* loadTokenizer(directory), evaluation)
       const { model, lora } = yield* openModel(flags, {

@@ -7,7 +7,7 @@ import { UserError } from "@srcode/domain"
 import { locateAdapter, promptIds } from "@srcode/model"
 import { hashAdapter, hashModel, report } from "@srcode/pipeline"
 import type { TextModel } from "@srcode/serve"
-import { hashJson, openBatch, readJsonLinesNumbered } from "@srcode/store"
+import { hashJson, openBatch, readJsonLinesNumbered, requireWritable } from "@srcode/store"
 import { Console, Effect, Layer, Option, Ref, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { gpuLayerFromFlags, progressLayer } from "../layers.ts"
@@ -189,7 +189,7 @@ export const generate = Command.make(
     ).pipe(Flag.optional),
     samples: Flag.Int("samples").pipe(
       Flag.withDescription("Completions a prompt (default 1)"),
-      Flag.withSchema(Schema.Int.check(Schema.isGreaterThan(0))),
+      Flag.withSchema(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 1 << 16 }))),
       Flag.withDefault(1)
     ),
     maxSequences: Flag.Int("max-sequences").pipe(
@@ -208,6 +208,7 @@ export const generate = Command.make(
       if (Option.isSome(flags.prompt)) return yield* generateOne(files, flags, flags.prompt.value)
       if (Option.isNone(flags.input) || Option.isNone(flags.out))
         return yield* new UserError({ message: "--input needs --out" })
+      yield* requireWritable(flags.out.value)
       return yield* generateBatch(files, flags, flags.input.value, flags.out.value)
     })
     yield* program.pipe(Effect.provide(Layer.mergeAll(gpuLayerFromFlags, progressLayer)), Effect.scoped)

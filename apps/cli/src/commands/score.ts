@@ -11,7 +11,7 @@ import {
   type Sequence,
   type Tokenizer
 } from "@srcode/model"
-import { readJsonLinesNumbered, writeJsonLines } from "@srcode/store"
+import { readJsonLinesNumbered, requireWritable, writeJsonLines } from "@srcode/store"
 import { Console, Effect, Layer, Schema, Stream } from "effect"
 import { Command } from "effect/cli"
 import { gpuLayerFromFlags, progressLayer } from "../layers.ts"
@@ -41,6 +41,7 @@ export const score = Command.make(
   },
   Effect.fnUntraced(function* (flags) {
     const program = Effect.gen(function* () {
+      yield* requireWritable(flags.out)
       const { info } = yield* Gpu
       const capacityOf = (decoder: Decoder) => Math.min(decoder.rope.positions, rowLimit(decoder.config, info))
       const { model, lora } = yield* openModel(flags, {

@@ -56,7 +56,9 @@ export const decodeLoraSettings = Effect.fnUntraced(function* (file: string, raw
       operation,
       file,
       option,
-      message: `${file}: ${option} = ${quote(JSON.stringify(raw[option]) ?? "undefined")} is not supported; ${hint}`
+      message: Object.hasOwn(raw, option)
+        ? `${file}: ${option} = ${quote(JSON.stringify(raw[option]) ?? "undefined")} is not supported; ${hint}`
+        : `${file}: ${option} is missing; ${hint}`
     })
   if (raw.peft_type !== "LORA") return yield* unsupported("peft_type", "only LORA adapters can be loaded")
   for (const [option, harmless] of Object.entries(demands)) {

@@ -67,6 +67,16 @@ export const writeAtomic = (file: string, data: Uint8Array): void => {
   syncDirectory(nodePath.dirname(file))
 }
 
+/** Throws what `writeAtomic` would, without leaving anything but the parent directories. */
+export const probeWrite = (file: string): void => {
+  makeDirectory(nodePath.dirname(file))
+  if (fs.statSync(file, { throwIfNoEntry: false })?.isDirectory())
+    throw Object.assign(new Error(`${file} is a directory`), { code: "EISDIR" })
+  const temporary = temporaryName(file)
+  fs.closeSync(fs.openSync(temporary, "wx"))
+  fs.rmSync(temporary, { force: true })
+}
+
 /** Removes what a killed process left half-written. Only safe while the directory is locked by the caller. */
 export const sweepTemporaries = (directory: string): void => {
   for (const entry of fs.readdirSync(directory, { withFileTypes: true })) {
