@@ -1,6 +1,5 @@
 /** Old and new log-probabilities of a policy that has not changed are the same bits: both come from the same pass over the same packs. */
 import { assert, layer } from "@effect/vitest"
-import { Gpu, onlyVariant } from "@srcode/gpu"
 import { Effect } from "effect"
 import { idsOf, make, ppoConfig, type Response, randomState } from "./ppoSupport.ts"
 import { DeviceLayer } from "./tinyModel.ts"
@@ -18,36 +17,25 @@ const responsesOf = (seed: number): ReadonlyArray<Response> =>
     }
   })
 
-const names = ["policy/approxkl_avg", "policy/clipfrac_avg", "val/clipfrac_avg"]
-
 layer(DeviceLayer)("the ratio of an unchanged policy", (it) => {
-  for (const kind of ["software", "hardware"] as const) {
-    it.effect(
-      `is exactly 1 in every token, whatever was learnt before (kernels for ${kind})`,
-      () =>
-        Effect.gen(function* () {
-          const gpu = yield* Gpu
-          const hard = { ...gpu.info, software: false, matmul: onlyVariant("tiled") }
-          yield* Effect.gen(function* () {
-            // Two sequences a pack.
-            const once = yield* ppoConfig({ epochs: 1, temperature: 0.7 }, { batchTokens: 32, capacity: 24 })
-            const { trainer } = yield* make(once)
-            yield* trainer.load(randomState())
-            for (const step of [2, 3]) {
-              const { metrics, responses } = yield* trainer.update(responsesOf(step), step)
-              assert.isAbove(Math.abs(metrics["objective/kl"]!), 1e-3, "the policy is not its reference")
-              assert.isTrue(responses.every((r) => r.logProbs.every((x) => x < 0)))
-              assert.strictEqual(metrics["val/ratio"], 1)
-              for (const name of names) assert.strictEqual(metrics[name], 0, name)
-            }
-            const twice = yield* make({ ...once, epochs: 2, lr: 0.01 })
-            yield* twice.trainer.load(randomState())
-            const { metrics } = yield* twice.trainer.update(responsesOf(2), 2)
-            assert.notStrictEqual(metrics["val/ratio"], 1, "after an epoch it has changed")
-            assert.isAbove(metrics["policy/approxkl_avg"]!, 0)
-          }).pipe(Effect.provideService(Gpu, kind === "hardware" ? Gpu.of({ ...gpu, info: hard }) : gpu))
-        }),
-      600_000
-    )
-  }
+  it.effect("is exactly 1 in every token, whatever was learnt before", () =>
+    Effect.gen(function* () {
+      // Two sequences a pack.
+      const once = yield* ppoConfig({ epochs: 1, temperature: 0.7 }, { batchTokens: 32, capacity: 24 })
+      const { trainer } = yield* make(once)
+      yield* trainer.load(randomState())
+      for (const step of [2, 3]) {
+        const { metrics } = yield* trainer.update(responsesOf(step), step)
+        assert.isAbove(Math.abs(metrics["objective/kl"]!), 1e-3, "the policy is not its reference")
+        assert.strictEqual(metrics["val/ratio"], 1)
+        for (const name of ["policy/approxkl_avg", "policy/clipfrac_avg", "val/clipfrac_avg"])
+          assert.strictEqual(metrics[name], 0, name)
+      }
+      const twice = yield* make({ ...once, epochs: 2, lr: 0.01 })
+      yield* twice.trainer.load(randomState())
+      const { metrics } = yield* twice.trainer.update(responsesOf(2), 2)
+      assert.notStrictEqual(metrics["val/ratio"], 1, "after an epoch it has changed")
+      assert.isAbove(metrics["policy/approxkl_avg"]!, 0)
+    })
+  )
 })
