@@ -14,6 +14,7 @@ const PARTS = 1u; //@const 1: a in 16-bit floats; 2: a and what the rounding lef
 const PA = 2u; //@const octets of a (of one part) that a thread stages: BM DEPTH / 8 / THREADS, rounded up
 const PB = 2u; //@const the same of b
 const HALVES = 0u; //@const 1: tiles are arrays of f16 and f32, for drivers that get loads from other arrays wrong
+const AHEAD = 0u; //@const DIRECT: 0, or DEPTH / 16 to ask for b's tiles before the barriers in front of their panel
 // DIRECT (0 or 1, in the file that includes this one): b's tiles come from where they are stored; only those of b2 are staged.
 
 //@include matmul/_params.wgsl
@@ -118,6 +119,17 @@ fn put_b(panel: u32, o: u32, raw: vec4<u32>) {
   else { put(PARTS * SIZE_A + at.y * ROW_B + at.x / 8u, octet); }
 }
 
+//@for d 0 DIRECT
+// Where b's tile of 16 columns from `c` on lies. Past the last column or k the last tile stands in: those columns are not stored, and a is
+// zero there.
+fn b_tile(panel: u32, step: u32, c: u32) -> u32 {
+  let kt = min(panel * (DEPTH / 16u) + step, (p.k - 1u) / 16u);
+  let ct = min(c / 16u, (p.n - 1u) / 16u);
+  if (MODE == 0u) { return tile_row(ct * 16u, kt, 8u); }
+  return tile_row(kt * 16u, ct, 8u);
+}
+//@end
+
 @compute @workgroup_size(THREADS, 1, 1) @subgroup_size(32)
 fn main(
   @builtin(workgroup_id) wg: vec3<u32>,
@@ -145,6 +157,11 @@ fn main(
 //@for s 0 PB
   var b$s = vec4<u32>();
 //@end
+//@for s 0 AHEAD
+//@for j 0 TN
+  var ahead$s_$j: subgroup_matrix_right<f16, 16, 16>;
+//@end
+//@end
   for (var panel = first; panel <= last; panel++) {
     // A panel is on its way while the one before it is used.
     if (panel < last) {
@@ -164,17 +181,19 @@ fn main(
 //@end
 //@for d 0 DIRECT
         if (!staged(panel - 1u)) {
-          let kt = min((panel - 1u) * (DEPTH / 16u) + k, (p.k - 1u) / 16u);
+//@for now AHEAD 1
 //@for j 0 TN
-          {
-            // Past the last column or k the last tile stands in: those columns are not stored, and a is zero there.
-            let ct = min((c0 + sn) / 16u + $ju, (p.n - 1u) / 16u);
-            if (MODE == 0u) {
-              right$j = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, col_major>(&b, tile_row(ct * 16u, kt, 8u), 2u);
-            } else {
-              right$j = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, row_major>(&b, tile_row(kt * 16u, ct, 8u), 2u);
-            }
+          if (MODE == 0u) {
+            right$j = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, col_major>(&b, b_tile(panel - 1u, k, c0 + sn + $ju * 16u), 2u);
+          } else {
+            right$j = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, row_major>(&b, b_tile(panel - 1u, k, c0 + sn + $ju * 16u), 2u);
           }
+//@end
+//@end
+//@for s 0 AHEAD
+//@for j 0 TN
+          if (k == $su) { right$j = ahead$s_$j; }
+//@end
 //@end
         } else
 //@end
@@ -199,6 +218,17 @@ fn main(
 //@end
       }
     }
+//@for s 0 AHEAD
+    if (panel < last && !staged(panel)) {
+//@for j 0 TN
+      if (MODE == 0u) {
+        ahead$s_$j = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, col_major>(&b, b_tile(panel, $su, c0 + sn + $ju * 16u), 2u);
+      } else {
+        ahead$s_$j = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, row_major>(&b, b_tile(panel, $su, c0 + sn + $ju * 16u), 2u);
+      }
+//@end
+    }
+//@end
     workgroupBarrier();
     if (panel < last) {
 //@for q 0 PARTS

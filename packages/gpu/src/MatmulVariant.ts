@@ -62,11 +62,14 @@ const halves = (sm: number, sn: number, tm: number, tn: number): Rung => {
   return { ...rung, shared, constants: { ...rung.constants, HALVES: 1 } }
 }
 
-/** The same with b's tiles loaded from where they are stored; `shared` is for a, and b of a second product. */
-const direct = (sm: number, sn: number, tm: number, tn: number): Rung => ({
-  ...matrix(sm, sn, tm, tn, 32),
-  family: "direct"
-})
+/**
+ * The same with b's tiles loaded from where they are stored, as they are used or a panel `ahead`; `shared` is for a, and b of a second
+ * product.
+ */
+const direct = (sm: number, sn: number, tm: number, tn: number, ahead = false): Rung => {
+  const rung = matrix(sm, sn, tm, tn, 32)
+  return { ...rung, family: "direct", constants: { ...rung.constants, AHEAD: ahead ? rung.depth / 16 : 0 } }
+}
 
 const plain = (family: MatmulFamily, side: number, threads: number, shared: number): Rung => ({
   family,
@@ -105,6 +108,9 @@ export const matmulRungs = {
   direct64: direct(2, 2, 2, 2),
   direct128: direct(2, 2, 4, 4),
   direct128x2: direct(1, 4, 8, 2),
+  direct16_ahead: direct(1, 4, 1, 2, true),
+  direct128_ahead: direct(2, 2, 4, 4, true),
+  direct128x2_ahead: direct(1, 4, 8, 2, true),
   gemv: plain("gemv", 8, 128, 0)
 } as const satisfies Record<string, Rung>
 

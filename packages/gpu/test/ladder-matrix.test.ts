@@ -139,6 +139,7 @@ layer(EmulatedLayer)("matrix-unit kernels on emulated units", (it) => {
         assertSameBits("staged NT", yield* product("matrix16", "NT", "f16_tiles"), y)
         assertSameBits("direct NT", yield* product("direct16", "NT", "f16_tiles"), y)
         assertSameBits("direct NN", yield* product("direct16", "NN", "f16_tiles"), dx)
+        assertSameBits("ahead NN", yield* product("direct16_ahead", "NN", "f16_tiles"), dx)
       }).pipe(Effect.scoped),
     600_000
   )

@@ -285,7 +285,8 @@ layer(DeviceLayer)("loading", (it) => {
     Effect.gen(function* () {
       const gpu = yield* Gpu
       const { directory } = yield* writeAs(wide, 2, "BF16")
-      for (const options of [{}, { dtype: "f32" }, { quantize: "int4" }] as const) {
+      const tiles = { dtype: "f16", weights16: "f16_tiles" } as const
+      for (const options of [{}, { dtype: "f32" }, { quantize: "int4" }, tiles] as const) {
         const checkpoint = yield* openCheckpoint(directory, options)
         const plan = yield* planMemory((section) =>
           Effect.gen(function* () {
