@@ -183,7 +183,7 @@ export const makePpoTrainer = (
         return yield* invariantBroken(
           "rl",
           "ratio = 1 at the first update",
-          `the mean ratio is ${ratio}; sampling and training disagree`
+          `the mean ratio is ${ratio}: two passes of one policy disagree; run srcode doctor`
         )
       }
       const { sums: last, clip } = epochs.at(-1) ?? { sums: new Float32Array(8), clip: new Float32Array(3) }

@@ -25,7 +25,10 @@ layer(DeviceLayer)("the ratio of an unchanged policy", (it) => {
       const { trainer } = yield* make(once)
       yield* trainer.load(randomState())
       for (const step of [2, 3]) {
-        const { metrics } = yield* trainer.update(responsesOf(step), step)
+        const { metrics, responses } = yield* trainer.update(responsesOf(step), step)
+        // The sampler is said to have drawn each token with certainty.
+        const far = responses.flatMap((r) => r.logProbs).reduce((sum, x) => sum + Math.abs(x), 0) / 32
+        assert.closeTo(metrics["rollout/logprob_gap"]!, far, 1e-12 * far)
         assert.isAbove(Math.abs(metrics["objective/kl"]!), 1e-3, "the policy is not its reference")
         assert.strictEqual(metrics["val/ratio"], 1)
         for (const name of ["policy/approxkl_avg", "policy/clipfrac_avg", "val/clipfrac_avg"])

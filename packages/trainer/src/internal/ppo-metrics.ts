@@ -10,6 +10,10 @@ const variance = (xs: Float32Array): number => {
   return xs.reduce((a, b) => a + (b - mean) ** 2, 0) / xs.length
 }
 
+/** Sum over a response's tokens of |log p(scored) - log p(sampled)|. */
+const gap = ({ generation, logProbs }: ScoredResponse): number =>
+  total(logProbs.map((logProb, t) => Math.abs(logProb - (generation.logProbs[t] ?? Number.NaN))))
+
 export const ppoMetrics = (input: {
   readonly config: PpoConfig
   readonly step: number
@@ -48,6 +52,8 @@ export const ppoMetrics = (input: {
     "val/clipfrac_avg": last[7] ?? 0,
     "val/var_explained": 1 - variance(residual) / Math.max(1e-12, variance(returns)),
     "val/num_eos_tokens": responses.filter((r) => !r.generation.truncated).length,
+    // Mean |log p(scored) - log p(sampled)| of a token: what sampling's kernels and scoring's differ by. It does not enter the ratio.
+    "rollout/logprob_gap": total(responses.map(gap)) / count,
     "response_length/mean": count / responses.length,
     "response_length/clip_ratio": mean((r) => (r.generation.truncated ? 1 : 0)),
     grad_norm: input.gradNorm,
