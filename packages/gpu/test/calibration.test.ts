@@ -183,6 +183,11 @@ layer(Layer.mergeAll(DeviceLayer, NodeServices.layer))("calibration", (it) => {
           const tiny: MeasureOptions = { variants: ["tiled"], shapes: few.shapes?.slice(0, 1) ?? [] }
           const record = yield* Calibration.calibrated(tiny).pipe(Effect.provideService(Gpu, service))
           assert.deepStrictEqual(record?.byClass, { "NT.many.f32": "tiled" })
+          if (record === undefined) return assert.fail("no record")
+          // What was not timed stays as it is; what was found reaches the loader.
+          assert.deepStrictEqual(Calibration.choiceOf(record), { byClass: record.byClass, weights16: "f16" })
+          const tiles = Calibration.choiceOf({ ...record, weights16: "f16_tiles" })
+          assert.strictEqual(tiles.weights16, "f16_tiles")
         })
       )
   )
