@@ -19,6 +19,14 @@ export const fileFlag = (name: string, description: string, metavar = "FILE") =>
     Flag.withSchema(Schema.NonEmptyString)
   )
 
+/** A flag that takes a whole number from 1 on. */
+export const countFlag = (name: string, description: string) =>
+  Flag.Int(name).pipe(Flag.withDescription(description), Flag.withSchema(Schema.Int.check(Schema.isGreaterThan(0))))
+
+/** A flag that takes a seed, 1 unless it is given. */
+export const seedFlag = (description: string) =>
+  Flag.Int("seed").pipe(Flag.withDescription(`${description} (default 1)`), Flag.withDefault(1))
+
 export const srcode = Command.make("srcode").pipe(
   Command.withDescription("Teach code language models to write secure code: data, training, evaluation"),
   Command.withSharedFlags({ device }),

@@ -1,21 +1,25 @@
 /** The flags of commands that sample. */
 import { Schema } from "effect"
 import { Flag } from "effect/cli"
+import { countFlag, seedFlag } from "./root.ts"
 
-const positive = Schema.Int.check(Schema.isGreaterThan(0))
+export const temperatureFlag = Flag.Finite("temperature").pipe(
+  Flag.withDescription("Sampling temperature; 0 takes the most likely token (default 0.8)"),
+  Flag.withSchema(Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))),
+  Flag.withDefault(0.8)
+)
+
+export const topPFlag = (initial: number) =>
+  Flag.Finite("top-p").pipe(
+    Flag.withDescription(`Mass of the nucleus, 0.01 to 1 (default ${initial})`),
+    Flag.withSchema(Schema.Finite.check(Schema.isBetween({ minimum: 0.01, maximum: 1 }))),
+    Flag.withDefault(initial)
+  )
 
 /** `--temperature`, `--top-p`, `--top-k`, `--min-p`, `--max-tokens`, `--stop` and `--seed`. */
 export const samplingFlags = (defaults: { readonly maxTokens: number }) => ({
-  temperature: Flag.Finite("temperature").pipe(
-    Flag.withDescription("Sampling temperature; 0 takes the most likely token (default 0.8)"),
-    Flag.withSchema(Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))),
-    Flag.withDefault(0.8)
-  ),
-  topP: Flag.Finite("top-p").pipe(
-    Flag.withDescription("Mass of the nucleus, 0.01 to 1 (default 1: all)"),
-    Flag.withSchema(Schema.Finite.check(Schema.isBetween({ minimum: 0.01, maximum: 1 }))),
-    Flag.withDefault(1)
-  ),
+  temperature: temperatureFlag,
+  topP: topPFlag(1),
   topK: Flag.Int("top-k").pipe(
     Flag.withDescription("Draw from so many of the most likely tokens; 0, the default, is off"),
     Flag.withSchema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 2 ** 31 - 1 }))),
@@ -26,9 +30,7 @@ export const samplingFlags = (defaults: { readonly maxTokens: number }) => ({
     Flag.withSchema(Schema.Finite.check(Schema.isBetween({ minimum: 0, maximum: 1 }))),
     Flag.withDefault(0)
   ),
-  maxTokens: Flag.Int("max-tokens").pipe(
-    Flag.withDescription(`Most new tokens (default ${defaults.maxTokens})`),
-    Flag.withSchema(positive),
+  maxTokens: countFlag("max-tokens", `Most new tokens (default ${defaults.maxTokens})`).pipe(
     Flag.withDefault(defaults.maxTokens)
   ),
   stop: Flag.String("stop").pipe(
@@ -36,7 +38,7 @@ export const samplingFlags = (defaults: { readonly maxTokens: number }) => ({
     Flag.withSchema(Schema.NonEmptyString),
     Flag.atLeast(0)
   ),
-  seed: Flag.Int("seed").pipe(Flag.withDescription("Seed of the sampler (default 1)"), Flag.withDefault(1))
+  seed: seedFlag("Seed of the sampler")
 })
 
 export interface SamplingChoice {

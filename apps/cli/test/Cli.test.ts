@@ -3,7 +3,7 @@ import { execFileSync } from "node:child_process"
 import * as fs from "node:fs"
 import * as nodePath from "node:path"
 import { assert, describe, it } from "@effect/vitest"
-import { type Ended, inFolder, run } from "./internal/process.ts"
+import { type Ended, inFolder, run, tinyCoder } from "./internal/process.ts"
 
 /** One clear line on stderr that says `text`; nothing on stdout; no stack trace; exit code 1. */
 const isUserError = (ended: Ended, ...texts: ReadonlyArray<string>) => {
@@ -111,7 +111,7 @@ describe.concurrent("the process", () => {
 })
 
 describe.concurrent("the null device", () => {
-  const model = ["--model", nodePath.resolve(import.meta.dirname, "../../../packages/model/assets/tiny-coder")]
+  const model = ["--model", tinyCoder]
   for (const args of [
     ["generate", ...model, "--prompt", "int"],
     ["serve", ...model, "--port", "0"],

@@ -1,7 +1,7 @@
 /** `srcode chat` as a process that reads messages from a pipe. */
 import * as fs from "node:fs"
 import * as nodePath from "node:path"
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import {
   compute,
   isUserError,
@@ -12,21 +12,16 @@ import {
   writeLora,
   writeModel
 } from "./internal/checkpoints.ts"
-import { inFolder, run } from "./internal/process.ts"
+import { inFolder, run, sharedFolder, tinyCoder } from "./internal/process.ts"
 
-const tinyCoder = nodePath.resolve(import.meta.dirname, "../../../packages/model/assets/tiny-coder")
-let shared = ""
-const at = (name: string) => nodePath.join(shared, name)
 /** Never ends an answer on its own, has room for a long one, and is slow enough to be stopped twice in the middle of one. */
 const endless = { ...speaking, numLayers: 16, maxPositionEmbeddings: 4096, eosTokenIds: [278] }
 
-beforeAll(async () => {
-  shared = fs.mkdtempSync(nodePath.join(fs.realpathSync(process.env.TMPDIR ?? "/tmp"), "srcode-chat-"))
+const at = sharedFolder(async (at) => {
   await writeModel(at("speaking"), speaking, 2)
   await writeModel(at("endless"), endless, 4)
   await writeLora(at("lora"), speaking, { rank: 2, alpha: 8, seed: 3 })
 })
-afterAll(() => fs.rmSync(shared, { recursive: true, force: true }))
 
 const chat = (input: string, ...flags: ReadonlyArray<string>) =>
   compute(["chat", "--temperature", "0", "--max-tokens", "20", ...flags], { input })

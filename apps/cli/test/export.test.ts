@@ -2,7 +2,7 @@
 import { spawn } from "node:child_process"
 import * as fs from "node:fs"
 import * as nodePath from "node:path"
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import type { ModelConfig } from "@srcode/model"
 import {
   bytesUnder,
@@ -17,10 +17,7 @@ import {
   writeLora,
   writeModel
 } from "./internal/checkpoints.ts"
-import { type Ended, inFolder, main, run } from "./internal/process.ts"
-
-let shared = ""
-const at = (name: string) => nodePath.join(shared, name)
+import { type Ended, inFolder, main, run, sharedFolder } from "./internal/process.ts"
 
 /** 44 MB: long enough at work to be stopped in the middle. */
 const wide: ModelConfig = {
@@ -32,8 +29,7 @@ const wide: ModelConfig = {
   vocabSize: 64
 }
 
-beforeAll(async () => {
-  shared = fs.mkdtempSync(nodePath.join(fs.realpathSync(process.env.TMPDIR ?? "/tmp"), "srcode-export-"))
+const at = sharedFolder(async (at) => {
   await writeModel(at("micro"), micro, 1)
   await writeLora(at("lora"), micro, { rank: 3, alpha: 5, seed: 2 })
   await writeLora(at("more"), micro, { rank: 2, alpha: 1, seed: 3, modules: ["v_proj"] })
@@ -43,7 +39,6 @@ beforeAll(async () => {
   await writeLora(at("wide-lora"), wide, { rank: 16, alpha: 16, seed: 7 })
   fs.writeFileSync(at("micro/README.md"), "the base")
 })
-afterAll(() => fs.rmSync(shared, { recursive: true, force: true }))
 
 const merged = (...args: ReadonlyArray<string>) => [
   "export",

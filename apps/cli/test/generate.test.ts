@@ -1,7 +1,7 @@
 /** `srcode generate`, `eval` and `pretrain` as processes, on small models. */
 import * as fs from "node:fs"
 import * as nodePath from "node:path"
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import {
   bytesUnder,
   compute,
@@ -13,17 +13,11 @@ import {
   writeLines,
   writeModel
 } from "./internal/checkpoints.ts"
-import { inFolder, run } from "./internal/process.ts"
+import { inFolder, run, sharedFolder, tinyCoder } from "./internal/process.ts"
 
-const tinyCoder = nodePath.resolve(import.meta.dirname, "../../../packages/model/assets/tiny-coder")
-let shared = ""
-const at = (name: string) => nodePath.join(shared, name)
-
-beforeAll(async () => {
-  shared = fs.mkdtempSync(nodePath.join(fs.realpathSync(process.env.TMPDIR ?? "/tmp"), "srcode-generate-"))
+const at = sharedFolder(async (at) => {
   await writeModel(at("speaking"), speaking, 2)
 })
-afterAll(() => fs.rmSync(shared, { recursive: true, force: true }))
 
 describe.concurrent("generate", () => {
   it("greedy is one answer whatever the seed; sampled answers follow from their seed and differ from each other", () =>

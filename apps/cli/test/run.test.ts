@@ -2,7 +2,7 @@
 import * as fs from "node:fs"
 import * as http from "node:http"
 import * as nodePath from "node:path"
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import {
   bytesUnder,
   compute,
@@ -13,16 +13,11 @@ import {
   writeLines,
   writeModel
 } from "./internal/checkpoints.ts"
-import { inFolder, run } from "./internal/process.ts"
+import { inFolder, run, sharedFolder } from "./internal/process.ts"
 
-let shared = ""
-const at = (name: string) => nodePath.join(shared, name)
-
-beforeAll(async () => {
-  shared = fs.mkdtempSync(nodePath.join(fs.realpathSync(process.env.TMPDIR ?? "/tmp"), "srcode-run-"))
+const at = sharedFolder(async (at) => {
   await writeModel(at("speaking"), speaking, 2)
 })
-afterAll(() => fs.rmSync(shared, { recursive: true, force: true }))
 
 const prompts = ["int add(int a, int b) {\n", "int first(const int *p) {\n", "void f(void) {\n", "int g(int x) {\n"]
 const settings = { steps: 2, batchSize: 4, maxTokens: 8, epochs: 1, rank: 2, alpha: 4 }

@@ -2,7 +2,7 @@
 import * as fs from "node:fs"
 import * as nodePath from "node:path"
 import { NodeServices } from "@effect/platform-node"
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { loadTokenizer } from "@srcode/model"
 import { Effect } from "effect"
 import {
@@ -18,18 +18,14 @@ import {
   writeLora,
   writeModel
 } from "./internal/checkpoints.ts"
-import { inFolder, run } from "./internal/process.ts"
+import { inFolder, run, sharedFolder } from "./internal/process.ts"
 import { scores } from "./internal/qwen2.ts"
 
-let shared = ""
 let tensors: { readonly micro: Tensors; readonly speaking: Tensors }
-const at = (name: string) => nodePath.join(shared, name)
 
-beforeAll(async () => {
-  shared = fs.mkdtempSync(nodePath.join(fs.realpathSync(process.env.TMPDIR ?? "/tmp"), "srcode-score-"))
+const at = sharedFolder(async (at) => {
   tensors = { micro: await writeModel(at("micro"), micro, 1), speaking: await writeModel(at("speaking"), speaking, 2) }
 })
-afterAll(() => fs.rmSync(shared, { recursive: true, force: true }))
 
 /** Largest relative error over a line, scaled by the line's norm. */
 const near = (actual: ReadonlyArray<number>, expected: ReadonlyArray<number>) => {

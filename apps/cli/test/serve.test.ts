@@ -5,9 +5,7 @@ import * as nodePath from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import OpenAI from "openai"
 import { compute, isUserError, ownLines, speaking, writeLora, writeModel } from "./internal/checkpoints.ts"
-import { type Ended, inFolder, run } from "./internal/process.ts"
-
-const tinyCoder = nodePath.resolve(import.meta.dirname, "../../../packages/model/assets/tiny-coder")
+import { type Ended, inFolder, run, tinyCoder } from "./internal/process.ts"
 
 const isOpen = (port: number): Promise<boolean> =>
   new Promise((resolve) => {

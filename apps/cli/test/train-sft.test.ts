@@ -1,7 +1,7 @@
 /** `srcode train sft` as a process: its numbers, both kinds of rows, settings, resumption, and input that is wrong. */
 import * as fs from "node:fs"
 import * as nodePath from "node:path"
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import type { LoraPair } from "@srcode/model"
 import {
   bytesUnder,
@@ -18,24 +18,20 @@ import {
   writeLora,
   writeModel
 } from "./internal/checkpoints.ts"
-import { inFolder, run } from "./internal/process.ts"
+import { inFolder, run, sharedFolder } from "./internal/process.ts"
 import { scores } from "./internal/qwen2.ts"
 
 /** One layer, so that double precision with differences stays cheap. */
 const small = { ...micro, numLayers: 1, hiddenSize: 8, intermediateSize: 12, vocabSize: 11 }
-let shared = ""
 let smallTensors: Tensors
 let pairs: ReadonlyMap<string, LoraPair>
-const at = (name: string) => nodePath.join(shared, name)
 
-beforeAll(async () => {
-  shared = fs.mkdtempSync(nodePath.join(fs.realpathSync(process.env.TMPDIR ?? "/tmp"), "srcode-sft-"))
+const at = sharedFolder(async (at) => {
   await writeModel(at("micro"), micro, 1)
   await writeModel(at("speaking"), speaking, 2)
   smallTensors = await writeModel(at("small"), small, 3)
   pairs = await writeLora(at("start"), small, { rank: 1, alpha: 2, seed: 4 })
 })
-afterAll(() => fs.rmSync(shared, { recursive: true, force: true }))
 
 const rows = [
   { ids: [1, 4, 2, 9, 3, 0], loss_mask: [0, 0, 1, 1, 0, 1] },

@@ -1,20 +1,15 @@
 /** `srcode verify-adapter` as a process: lines, JSON and exit codes. */
 import * as fs from "node:fs"
 import * as nodePath from "node:path"
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { isUserError, micro, ownLines, speaking, succeeds, writeLora, writeModel } from "./internal/checkpoints.ts"
-import { inFolder, run } from "./internal/process.ts"
+import { inFolder, run, sharedFolder } from "./internal/process.ts"
 
-let shared = ""
-const at = (name: string) => nodePath.join(shared, name)
-
-beforeAll(async () => {
-  shared = fs.mkdtempSync(nodePath.join(fs.realpathSync(process.env.TMPDIR ?? "/tmp"), "srcode-verify-"))
+const at = sharedFolder(async (at) => {
   await writeModel(at("micro"), micro, 1)
   await writeModel(at("speaking"), speaking, 2)
   await writeLora(at("lora"), micro, { rank: 3, alpha: 5, seed: 2 })
 })
-afterAll(() => fs.rmSync(shared, { recursive: true, force: true }))
 
 /** A copy of the adapter with other settings. */
 const changed = (folder: string, change: Record<string, unknown>) => {

@@ -4,34 +4,23 @@ import { resultsTable } from "@srcode/evals"
 import { loadModelTokenizer, loadTokenizer, locateModel, makeGenerator } from "@srcode/model"
 import { EvaluationConfig, measure, planMeasure } from "@srcode/pipeline"
 import { requireWritable, writeJson, writeJsonLines } from "@srcode/store"
-import { Console, Effect, Layer, Option, Schema, Stream } from "effect"
+import { Console, Effect, Layer, Option, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { decodeStrict } from "../config.ts"
 import { gpuLayerFromFlags, judgingLayer, progressLayer } from "../layers.ts"
 import { adapterFlag, modelFlags, openModel } from "../model.ts"
-import { fileFlag } from "../root.ts"
+import { countFlag, fileFlag, seedFlag } from "../root.ts"
+import { temperatureFlag, topPFlag } from "../sampling.ts"
 
 export const evaluate = Command.make(
   "eval",
   {
     ...modelFlags,
     adapter: adapterFlag,
-    limit: Flag.Int("limit").pipe(
-      Flag.withDescription("Prompts to take, spread over all families (default: all 232)"),
-      Flag.withSchema(Schema.Int.check(Schema.isGreaterThan(0))),
-      Flag.optional
-    ),
-    temperature: Flag.Finite("temperature").pipe(
-      Flag.withDescription("Sampling temperature; 0 takes the most likely token (default 0.8)"),
-      Flag.withSchema(Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))),
-      Flag.withDefault(0.8)
-    ),
-    topP: Flag.Finite("top-p").pipe(
-      Flag.withDescription("Mass of the nucleus, 0.01 to 1 (default 0.95)"),
-      Flag.withSchema(Schema.Finite.check(Schema.isBetween({ minimum: 0.01, maximum: 1 }))),
-      Flag.withDefault(0.95)
-    ),
-    seed: Flag.Int("seed").pipe(Flag.withDescription("Seed of the sampler (default 1)"), Flag.withDefault(1)),
+    limit: countFlag("limit", "Prompts to take, spread over all families (default: all 232)").pipe(Flag.optional),
+    temperature: temperatureFlag,
+    topP: topPFlag(0.95),
+    seed: seedFlag("Seed of the sampler"),
     out: fileFlag("out", "Where to write the result as JSON; the samples go beside it as .samples.jsonl").pipe(
       Flag.optional
     )

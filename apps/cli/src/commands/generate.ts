@@ -12,7 +12,7 @@ import { Console, Effect, Layer, Option, Ref, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { gpuLayerFromFlags, progressLayer } from "../layers.ts"
 import { adapterFlag, type ModelChoice, modelFlags } from "../model.ts"
-import { fileFlag } from "../root.ts"
+import { countFlag, fileFlag } from "../root.ts"
 import { type SamplingChoice, samplingFlags, samplingOf } from "../sampling.ts"
 import { print, readStdin } from "../terminal.ts"
 import { longestSequence, openTextModel, readTextModel, type TextModelFiles } from "../textModel.ts"
@@ -192,11 +192,7 @@ export const generate = Command.make(
       Flag.withSchema(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 1 << 16 }))),
       Flag.withDefault(1)
     ),
-    maxSequences: Flag.Int("max-sequences").pipe(
-      Flag.withDescription("Completions made at once (default 64)"),
-      Flag.withSchema(Schema.Int.check(Schema.isGreaterThan(0))),
-      Flag.withDefault(64)
-    ),
+    maxSequences: countFlag("max-sequences", "Completions made at once (default 64)").pipe(Flag.withDefault(64)),
     ...samplingFlags({ maxTokens: 128 })
   },
   Effect.fnUntraced(function* (flags) {

@@ -8,7 +8,7 @@ import { defaultPretrain, pretrain as pretrainModel, tinyCoderConfig } from "@sr
 import { Console, Effect, FileSystem, Layer, Option, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { gpuLayerFromFlags, progressLayer } from "../layers.ts"
-import { fileFlag } from "../root.ts"
+import { countFlag, fileFlag, seedFlag } from "../root.ts"
 
 /** What the state beside it was made from. */
 const Inputs = Schema.Struct({ hash: Schema.String })
@@ -26,7 +26,6 @@ const claimState = Effect.fn("claimState")(function* (directory: string, hash: s
 })
 
 const Document = Schema.Struct({ text: Schema.NonEmptyString })
-const count = Schema.Int.check(Schema.isGreaterThan(0))
 
 export const pretrain = Command.make(
   "pretrain",
@@ -35,25 +34,14 @@ export const pretrain = Command.make(
     documents: fileFlag("documents", 'Documents {"text"}, one a line (default: the embedded corpus)').pipe(
       Flag.optional
     ),
-    steps: Flag.Int("steps").pipe(
-      Flag.withDescription(`Optimizer steps (default ${defaultPretrain.steps})`),
-      Flag.withSchema(count),
+    steps: countFlag("steps", `Optimizer steps (default ${defaultPretrain.steps})`).pipe(
       Flag.withDefault(defaultPretrain.steps)
     ),
-    batch: Flag.Int("batch").pipe(
-      Flag.withDescription(`Documents a step (default ${defaultPretrain.batchSize})`),
-      Flag.withSchema(count),
+    batch: countFlag("batch", `Documents a step (default ${defaultPretrain.batchSize})`).pipe(
       Flag.withDefault(defaultPretrain.batchSize)
     ),
-    vocab: Flag.Int("vocab").pipe(
-      Flag.withDescription("Vocabulary of the tokenizer (default 512)"),
-      Flag.withSchema(count),
-      Flag.withDefault(512)
-    ),
-    seed: Flag.Int("seed").pipe(
-      Flag.withDescription("Seed of weights, corpus and order (default 1)"),
-      Flag.withDefault(1)
-    )
+    vocab: countFlag("vocab", "Vocabulary of the tokenizer (default 512)").pipe(Flag.withDefault(512)),
+    seed: seedFlag("Seed of weights, corpus and order")
   },
   Effect.fnUntraced(function* (flags) {
     const program = Effect.gen(function* () {

@@ -12,15 +12,11 @@ import packageJson from "../../package.json" with { type: "json" }
 import { oneLine } from "../errors.ts"
 import { gpuLayerFromFlags, judgingLayer, progressLayer, recordingsFlag, teacherFlag, teacherLayer } from "../layers.ts"
 import { dtypeFlag, modelFlag, tellPlan } from "../model.ts"
-import { fileFlag } from "../root.ts"
+import { countFlag, fileFlag } from "../root.ts"
 
 const config = fileFlag("config", "Settings of the run as JSON (default: the embedded demo)").pipe(Flag.optional)
 const data = fileFlag("data", "PrimeVul JSONL to learn from (default: the embedded corpus)").pipe(Flag.optional)
-const limit = Flag.Int("limit").pipe(
-  Flag.withDescription("Rows of --data to take (default: all)"),
-  Flag.withSchema(Schema.Int.check(Schema.isGreaterThan(0))),
-  Flag.optional
-)
+const limit = countFlag("limit", "Rows of --data to take (default: all)").pipe(Flag.optional)
 const out = fileFlag("out", "Run directory; a run that was cut off goes on there (required)", "DIR")
 const preset = Flag.Literals("preset", ["demo", "full", "quick"]).pipe(
   Flag.withDescription(

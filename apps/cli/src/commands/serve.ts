@@ -5,9 +5,8 @@ import { Config, Console, Duration, Effect, Layer, Option, Redacted, Schema } fr
 import { Command, Flag } from "effect/cli"
 import { gpuLayerFromFlags, progressLayer } from "../layers.ts"
 import { modelFlags } from "../model.ts"
+import { countFlag } from "../root.ts"
 import { openTextModel, readTextModel } from "../textModel.ts"
-
-const positive = Schema.Int.check(Schema.isGreaterThan(0))
 
 /** Bytes of a request's body: enough for any context here, small enough to be parsed without a pause. */
 const maxBodyBytes = 4 * 1024 * 1024
@@ -56,18 +55,11 @@ export const serve = Command.make(
       Flag.withDescription("Listen beyond loopback without an API key: anyone who reaches the port may use the model"),
       Flag.withDefault(false)
     ),
-    maxSequences: Flag.Int("max-sequences").pipe(
-      Flag.withDescription("Sequences decoded at once (default 8)"),
-      Flag.withSchema(positive),
-      Flag.withDefault(8)
-    ),
-    maxTokens: Flag.Int("max-tokens").pipe(
-      Flag.withDescription(
-        "Tokens of a sequence, prompt and answer together (default: the model's positions, 4096 at most)"
-      ),
-      Flag.withSchema(positive),
-      Flag.optional
-    ),
+    maxSequences: countFlag("max-sequences", "Sequences decoded at once (default 8)").pipe(Flag.withDefault(8)),
+    maxTokens: countFlag(
+      "max-tokens",
+      "Tokens of a sequence, prompt and answer together (default: the model's positions, 4096 at most)"
+    ).pipe(Flag.optional),
     queue: Flag.Int("queue").pipe(
       Flag.withDescription("Sequences that may wait (default 64); more are answered with 429"),
       Flag.withSchema(Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))),

@@ -3,6 +3,7 @@ import { spawn } from "node:child_process"
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as nodePath from "node:path"
+import { afterAll, beforeAll } from "@effect/vitest"
 
 export const main = nodePath.resolve(import.meta.dirname, "../../src/main.ts")
 
@@ -48,6 +49,20 @@ export const run = (args: ReadonlyArray<string>, options: Options = {}): Promise
     })
     options.during?.(child)
   })
+
+export const tinyCoder = nodePath.resolve(import.meta.dirname, "../../../../packages/model/assets/tiny-coder")
+
+/** A folder for all tests of a file, filled before the first and removed after the last; gives the path of a name in it. */
+export const sharedFolder = (fill: (at: (name: string) => string) => Promise<unknown>): ((name: string) => string) => {
+  let folder = ""
+  const at = (name: string) => nodePath.join(folder, name)
+  beforeAll(async () => {
+    folder = fs.mkdtempSync(nodePath.join(fs.realpathSync(os.tmpdir()), "srcode-cli-shared-"))
+    await fill(at)
+  })
+  afterAll(() => fs.rmSync(folder, { recursive: true, force: true }))
+  return at
+}
 
 /** A fresh folder, removed after use. */
 export const inFolder = async <A>(use: (folder: string) => Promise<A>): Promise<A> => {

@@ -3,25 +3,21 @@ import { CurriculumOrder } from "@srcode/domain"
 import { buildWorld, decodeRunConfig } from "@srcode/pipeline"
 import { hashFile, hashJson, RunStore } from "@srcode/store"
 import { Teacher } from "@srcode/teacher"
-import { Console, Effect, Layer, Option, Schema } from "effect"
+import { Console, Effect, Layer, Option } from "effect"
 import { Command, Flag } from "effect/cli"
 import { judgingLayer, progressLayer, recordingsFlag, teacherFlag, teacherLayer } from "../../layers.ts"
-import { fileFlag } from "../../root.ts"
+import { countFlag, fileFlag, seedFlag } from "../../root.ts"
 
 export const build = Command.make(
   "build",
   {
     data: fileFlag("data", "PrimeVul JSONL, paired or unpaired (default: the embedded corpus)").pipe(Flag.optional),
-    limit: Flag.Int("limit").pipe(
-      Flag.withDescription("Rows of --data to take (default: all)"),
-      Flag.withSchema(Schema.Int.check(Schema.isGreaterThan(0))),
-      Flag.optional
-    ),
+    limit: countFlag("limit", "Rows of --data to take (default: all)").pipe(Flag.optional),
     order: Flag.Literals("order", CurriculumOrder.literals).pipe(
       Flag.withDescription("Order of the curriculum (default progressive)"),
       Flag.withDefault("progressive" as const)
     ),
-    seed: Flag.Int("seed").pipe(Flag.withDescription("Seed of draws and orders (default 1)"), Flag.withDefault(1)),
+    seed: seedFlag("Seed of draws and orders"),
     out: fileFlag("out", "Run directory for dataset/*.jsonl (required)", "DIR"),
     teacher: teacherFlag,
     recordings: recordingsFlag
