@@ -18,6 +18,7 @@ import {
 } from "./reference/checkpoint.ts"
 import { forward, toF64, zeroGradients } from "./reference/decoder.ts"
 import { asHardware, assertNear, DeviceLayer, deviceGradients, loadFlat, loadShape } from "./reference/device.ts"
+import { checkOwnGradients } from "./reference/differences.ts"
 import { greedy, type LossWeights, lossOf } from "./reference/loss.ts"
 
 const weights: LossWeights = { logProb: -1, entropy: 0.3, temperature: 1.3 }
@@ -27,31 +28,7 @@ describe("the reference", () => {
   for (const shape of [familyShapes[1]!, familyShapes[5]!, familyShapes[6]!]) {
     it(`${shape.name}: its gradients equal its own central differences`, () => {
       const heads = { heads: 4, kvHeads: 2, headDim: 4, layers: 2 }
-      const tiny: Shape = { ...shape, ...heads, hidden: 6, intermediate: 5, vocab: 11 }
-      const config = referenceConfig(tiny)
-      const parameters = toF64(new Map([...randomTensors(tiny, 3)].map(([name, { data }]) => [name, data])))
-      const lora = referenceLora(2, 0.7, randomPairs(tiny, 2, 4))
-      const sequences = randomSequences(tiny.vocab, [5, 1, 7], 5)
-      const into = zeroGradients(parameters, lora)
-      lossOf(config, parameters, lora, sequences, weights, into)
-      const loss = () => lossOf(config, parameters, lora, sequences, weights).loss
-      const check = (name: string, data: Float64Array, gradient: Float64Array) => {
-        for (const i of new Set([0, data.length - 1])) {
-          const [at, step] = [data[i]!, 1e-5]
-          data[i] = at + step
-          const above = loss()
-          data[i] = at - step
-          const below = loss()
-          data[i] = at
-          const difference = (above - below) / (2 * step)
-          assert.closeTo(gradient[i]!, difference, 1e-8 + 1e-7 * Math.abs(difference), `${name}[${i}]`)
-        }
-      }
-      for (const [name, data] of parameters) check(name, data, into.parameters.get(name)!)
-      for (const [key, { a, b }] of lora.pairs) {
-        check(`${key}.a`, a, into.lora.get(key)!.a)
-        check(`${key}.b`, b, into.lora.get(key)!.b)
-      }
+      checkOwnGradients({ ...shape, ...heads, hidden: 6, intermediate: 5, vocab: 11 }, weights)
     })
   }
 

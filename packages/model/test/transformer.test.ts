@@ -9,12 +9,12 @@ import {
   plain,
   randomPairs,
   randomSequences,
-  randomTensors,
   referenceConfig,
   referenceLora
 } from "./reference/checkpoint.ts"
-import { toF64, zeroGradients } from "./reference/decoder.ts"
+import { zeroGradients } from "./reference/decoder.ts"
 import { asHardware, assertNear, DeviceLayer, deviceGradients, loadFlat, loadShape } from "./reference/device.ts"
+import { checkOwnGradients } from "./reference/differences.ts"
 import { type LossWeights, lossOf } from "./reference/loss.ts"
 
 const weights: LossWeights = { logProb: -1, entropy: 0.3, temperature: 1.3 }
@@ -22,31 +22,8 @@ const nll: LossWeights = { logProb: -1, entropy: 0, temperature: 1 }
 
 describe("the reference", () => {
   it("its gradients equal its own central differences", () => {
-    const tiny = { ...plain, hidden: 6, intermediate: 5, heads: 4, kvHeads: 2, headDim: 4, vocab: 11, tied: false }
-    const config = referenceConfig(tiny)
-    const parameters = toF64(new Map([...randomTensors(tiny, 3)].map(([name, { data }]) => [name, data])))
-    const lora = referenceLora(2, 0.7, randomPairs(tiny, 2, 4))
-    const sequences = randomSequences(tiny.vocab, [5, 1, 7], 5)
-    const into = zeroGradients(parameters, lora)
-    lossOf(config, parameters, lora, sequences, weights, into)
-    const loss = () => lossOf(config, parameters, lora, sequences, weights).loss
-    const check = (name: string, data: Float64Array, gradient: Float64Array) => {
-      for (const i of new Set([0, Math.floor(data.length / 3), data.length - 1])) {
-        const [at, step] = [data[i]!, 1e-5]
-        data[i] = at + step
-        const above = loss()
-        data[i] = at - step
-        const below = loss()
-        data[i] = at
-        const difference = (above - below) / (2 * step)
-        assert.closeTo(gradient[i]!, difference, 1e-8 + 1e-7 * Math.abs(difference), `${name}[${i}]`)
-      }
-    }
-    for (const [name, data] of parameters) check(name, data, into.parameters.get(name)!)
-    for (const [key, { a, b }] of lora.pairs) {
-      check(`${key}.a`, a, into.lora.get(key)!.a)
-      check(`${key}.b`, b, into.lora.get(key)!.b)
-    }
+    const heads = { heads: 4, kvHeads: 2, headDim: 4 }
+    checkOwnGradients({ ...plain, ...heads, hidden: 6, intermediate: 5, vocab: 11, tied: false }, weights)
   })
 })
 

@@ -12,11 +12,9 @@ import {
   allocRope,
   allocWeights,
   allocWorkspace,
-  backward,
   type Checkpointing,
   type Decoder,
   flatLength,
-  forward,
   headElements,
   type Lora,
   loadModel,
@@ -25,15 +23,11 @@ import {
   loraWindows,
   type ModelConfig,
   type Precision,
-  scatterSelected,
-  scoreRows,
-  scoreRowsBackward,
-  selectRows,
   windowsOf
 } from "../src/index.ts"
 import { type Lifetime, shareBuffers } from "../src/internal/lifetimes.ts"
 import { awkwardShapes, familyShapes, randomPairs, randomSequences, type Shape } from "./reference/checkpoint.ts"
-import { asHardware, DeviceLayer, deviceGradients, loadFlat, loadShape } from "./reference/device.ts"
+import { asHardware, DeviceLayer, deviceGradients, loadFlat, loadShape, recordGradients } from "./reference/device.ts"
 import { seeded } from "./support.ts"
 
 const modes: ReadonlyArray<Checkpointing> = ["none", "selective", "layer"]
@@ -125,26 +119,8 @@ const recordPass = Effect.fnUntraced(function* (
   }
   const tape = new Tape()
   // Twice: what one pass leaves behind must not matter to the next.
-  for (let pass = 0; pass < 2; pass++) {
-    forward(tape, ops, decoder, lora, batch, ws)
-    selectRows(tape, ops, model, batch, ws.hidden, hw.selected)
-    scoreRows(tape, ops, model, decoder.weights.head, batch, hw, 1, false)
-    scoreRowsBackward(tape, ops, model, decoder.weights.head, batch, hw, 1, false, {
-      accumulate: false,
-      ...(gw ? { dHead: gw.head } : {})
-    })
-    scatterSelected(tape, ops, model, batch, hw.dSelected, ws.gradients!.dHidden)
-    backward(
-      tape,
-      ops,
-      decoder,
-      lora,
-      batch,
-      ws,
-      { ...(gw ? { weights: gw } : {}), ...(gl ? { lora: gl } : {}) },
-      embed
-    )
-  }
+  const into = { ...(gw ? { weights: gw } : {}), ...(gl ? { lora: gl } : {}) }
+  for (let pass = 0; pass < 2; pass++) recordGradients(tape, ops, decoder, lora, { batch, ws, hw }, 1, into, embed)
   return tape
 })
 

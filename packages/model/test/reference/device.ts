@@ -1,19 +1,22 @@
 /** What the whole-model tests share: the device, a model from a written folder, gradients of a loss, and comparisons. */
 import { NodeServices } from "@effect/platform-node"
 import { assert } from "@effect/vitest"
-import { Gpu, GpuDawn, makeOps, onlyVariant } from "@srcode/gpu"
+import { Gpu, GpuDawn, makeOps, type Ops, onlyVariant, type Tape } from "@srcode/gpu"
 import { Effect, Layer } from "effect"
 import {
   allocBatch,
   allocHead,
   allocRope,
   allocWorkspace,
+  type Batch,
   backward,
   type Checkpointing,
   type Decoder,
   flatLength,
   flatToTensors,
   forward,
+  type GradientTarget,
+  type HeadWorkspace,
   headElements,
   type Lora,
   loadConfig,
@@ -30,6 +33,7 @@ import {
   selectRows,
   unpackLora,
   uploadBatch,
+  type Workspace,
   windowsOf
 } from "../../src/index.ts"
 import { temporaryFolder } from "../support.ts"
@@ -87,6 +91,30 @@ export const loadFlat = Effect.fn("test.loadFlat")(function* (directory: string)
   return { config, flat, image, decoder }
 })
 
+/** Records forward, fused head and backward; `hw.grad` says what the loss is. */
+export const recordGradients = (
+  tape: Tape,
+  ops: Ops,
+  decoder: Decoder,
+  lora: Lora | null,
+  { batch, hw, ws }: { readonly batch: Batch; readonly ws: Workspace; readonly hw: HeadWorkspace },
+  temperature: number,
+  into: GradientTarget,
+  embed: Parameters<typeof backward>[7]
+): void => {
+  const { config } = decoder
+  const { head } = decoder.weights
+  forward(tape, ops, decoder, lora, batch, ws)
+  selectRows(tape, ops, config, batch, ws.hidden, hw.selected)
+  scoreRows(tape, ops, config, head, batch, hw, temperature, false)
+  scoreRowsBackward(tape, ops, config, head, batch, hw, temperature, false, {
+    accumulate: false,
+    ...(into.weights ? { dHead: into.weights.head } : {})
+  })
+  if (ws.gradients) scatterSelected(tape, ops, config, batch, hw.dSelected, ws.gradients.dHidden)
+  backward(tape, ops, decoder, lora, batch, ws, into, embed)
+}
+
 /** Forward, fused head and backward of one packed batch under a loss of the form of `LossWeights`. */
 export const deviceGradients = Effect.fn("test.deviceGradients")(function* (
   decoder: Decoder,
@@ -118,29 +146,13 @@ export const deviceGradients = Effect.fn("test.deviceGradients")(function* (
   yield* gpu.write(embed.order, order)
   const seed = Array.from({ length: batch.lossRows }, () => [weights.logProb, weights.entropy, 0]).flat()
   yield* gpu.write(hw.grad, Float32Array.from(seed))
-  yield* gpu.submit("gradients", (tape) => {
-    forward(tape, ops, decoder, lora, batch, ws)
-    selectRows(tape, ops, config, batch, ws.hidden, hw.selected)
-    scoreRows(tape, ops, config, decoder.weights.head, batch, hw, weights.temperature, false)
-    scoreRowsBackward(tape, ops, config, decoder.weights.head, batch, hw, weights.temperature, false, {
-      accumulate: false,
-      ...(full ? { dHead: gw.head } : {})
-    })
-    if (ws.gradients) scatterSelected(tape, ops, config, batch, hw.dSelected, ws.gradients.dHidden)
-    backward(
-      tape,
-      ops,
-      decoder,
-      lora,
-      batch,
-      ws,
-      {
-        ...(full ? { weights: gw } : {}),
-        ...(loraFlat ? { lora: loraWindows(config, rank, loraFlat) } : {})
-      },
-      full ? embed : undefined
-    )
-  })
+  const into = {
+    ...(full ? { weights: gw } : {}),
+    ...(loraFlat ? { lora: loraWindows(config, rank, loraFlat) } : {})
+  }
+  yield* gpu.submit("gradients", (tape) =>
+    recordGradients(tape, ops, decoder, lora, { batch, ws, hw }, weights.temperature, into, full ? embed : undefined)
+  )
   const scored = yield* gpu.read({ ...hw.scored, length: batch.lossRows * 4 })
   const column = (c: number) => Array.from({ length: batch.lossRows }, (_, i) => scored[4 * i + c]!)
   const loraImage = loraFlat ? yield* gpu.read(loraFlat) : null
