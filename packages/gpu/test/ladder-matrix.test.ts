@@ -31,7 +31,7 @@ const cases: ReadonlyArray<readonly [MatmulVariant, "NT" | "NN" | "TN", Storage,
   ["matrix16", "TN", "f32", 2e-3],
   ["matrix16_halves", "NT", "f16", 2e-3],
   ["direct16", "NT", "f16_tiles", 2e-3],
-  ["direct16", "NN", "f16_tiles", 2e-3],
+  ["direct16_ahead", "NN", "f16_tiles", 2e-3],
   ["matrix16_hilo", "NT", "f16", 1e-5],
   // b has one half only.
   ["matrix16_hilo", "TN", "f32", 2e-3]
@@ -115,13 +115,14 @@ layer(EmulatedLayer)("matrix-unit kernels on emulated units", (it) => {
         const gpu = yield* Gpu
         const random = seeded(3)
         const [m, rows, cols, rank] = [9, 132, 84, 4]
-        const values = random.floats(rows * cols, 0.2)
+        // Held exactly in 16 bits, so that storages mean the same.
+        const values = new Float32Array(new Float16Array(random.floats(rows * cols, 0.2)))
         const [x, dy] = [yield* f32("x", random.floats(m * cols)), yield* f32("dy", random.floats(m * rows))]
         const [low, up] = [yield* f32("low", random.floats(m * rank)), yield* f32("up", random.floats(rank * rows))]
         const extra = { a: low, b: up, k: rank }
         const product = Effect.fnUntraced(function* (variant: MatmulVariant, layout: "NT" | "NN", storage: Storage) {
           // A binding that 64 rows fit, so that there are three parts.
-          const limits = { ...gpu.info.limits, maxStorageBufferBindingSize: 96 * 96 * 2 }
+          const limits = { ...gpu.info.limits, maxStorageBufferBindingSize: 96 * 96 * (storage === "f32" ? 4 : 2) }
           const small = Gpu.of({ ...gpu, info: { ...gpu.info, limits } })
           const b = yield* allocMatrix("b", storage, rows, cols).pipe(Effect.provideService(Gpu, small))
           assert.lengthOf(b.parts, 3)
@@ -135,10 +136,9 @@ layer(EmulatedLayer)("matrix-unit kernels on emulated units", (it) => {
           })
           return yield* read(out)
         })
-        const [y, dx] = [yield* product("matrix16", "NT", "f16"), yield* product("matrix16", "NN", "f16")]
+        const [y, dx] = [yield* product("matrix16", "NT", "f16"), yield* product("matrix16", "NN", "f32")]
         assertSameBits("staged NT", yield* product("matrix16", "NT", "f16_tiles"), y)
         assertSameBits("direct NT", yield* product("direct16", "NT", "f16_tiles"), y)
-        assertSameBits("direct NN", yield* product("direct16", "NN", "f16_tiles"), dx)
         assertSameBits("ahead NN", yield* product("direct16_ahead", "NN", "f16_tiles"), dx)
       }).pipe(Effect.scoped),
     600_000

@@ -194,7 +194,6 @@ layer(DeviceLayer)("rungs of the matmul ladder", (it) => {
 
   for (const [variant, layout] of [
     ["register64", "NN"],
-    ["half64", "NT"],
     ["gemv", "NT"]
   ] as const) {
     it.effect(
