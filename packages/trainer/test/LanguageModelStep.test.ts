@@ -25,25 +25,17 @@ import {
   type TrainerError,
   uniformAt
 } from "../src/index.ts"
+import { config as tiny } from "./tinyModel.ts"
 
 const config: ModelConfig = {
-  modelType: "qwen2",
+  ...tiny,
   hiddenSize: 24,
   intermediateSize: 40,
-  numLayers: 2,
   numHeads: 4,
   numKeyValueHeads: 2,
   headDim: 8,
   vocabSize: 67,
-  maxPositionEmbeddings: 64,
-  rmsNormEps: 1e-6,
-  ropeTheta: 10_000,
-  ropeScaling: null,
-  tieWordEmbeddings: true,
-  attentionBias: true,
-  qkNorm: false,
-  eosTokenIds: [0],
-  bosTokenId: null
+  maxPositionEmbeddings: 64
 }
 
 const adam: AdamWOptions = { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0.01, clip: 1 }

@@ -3,7 +3,14 @@ import { assert, layer } from "@effect/vitest"
 import { Gpu } from "@srcode/gpu"
 import { initialLora } from "@srcode/model"
 import { Effect } from "effect"
-import { defaultRewardConfig, type PpoTrainer, rewardPresets, totalReward, uniforms } from "../src/index.ts"
+import {
+  defaultRewardConfig,
+  type PpoTrainer,
+  rewardPresets,
+  type ScoredResponse,
+  totalReward,
+  uniforms
+} from "../src/index.ts"
 import {
   advantagesOf,
   batch,
@@ -21,6 +28,19 @@ import {
 } from "./ppoSupport.ts"
 import { assertNear, config, DeviceLayer, fails, randomAdapter, relativeError } from "./tinyModel.ts"
 
+const near = (
+  name: string,
+  responses: ReadonlyArray<ScoredResponse>,
+  key: "logProbs" | "refLogProbs" | "values",
+  expected: ArrayLike<number>
+) =>
+  assertNear(
+    name,
+    responses.flatMap((r) => r[key]),
+    expected,
+    1e-5
+  )
+
 layer(DeviceLayer)("PPO", (it) => {
   it.effect("the first update starts at ratio 1 and KL 0 with the log-probabilities of double precision", () =>
     Effect.gen(function* () {
@@ -29,18 +49,8 @@ layer(DeviceLayer)("PPO", (it) => {
       const { params } = yield* trainer.image
       const { responses, metrics } = yield* trainer.update(batch, 1)
       const expected = pass(weights, params, ppo, responses, null)
-      assertNear(
-        "log π",
-        responses.flatMap((r) => r.logProbs),
-        expected.logProbs,
-        1e-5
-      )
-      assertNear(
-        "log π_ref",
-        responses.flatMap((r) => r.refLogProbs),
-        expected.refLogProbs,
-        1e-5
-      )
+      near("log π", responses, "logProbs", expected.logProbs)
+      near("log π_ref", responses, "refLogProbs", expected.refLogProbs)
       assert.isTrue(responses.every((r) => r.values.every((v) => v === 0)))
       assert.closeTo(metrics["val/ratio"]!, 1, 1e-5)
       for (const name of ["objective/kl", "policy/kl_avg", "policy/approxkl_avg", "policy/clipfrac_avg"])
@@ -88,18 +98,8 @@ layer(DeviceLayer)("PPO", (it) => {
         yield* trainer.load(state)
         const { responses, metrics } = yield* trainer.update(batch, 2)
         const before = pass(weights, state.params, ppo, responses, null)
-        assertNear(
-          "log π",
-          responses.flatMap((r) => r.logProbs),
-          before.logProbs,
-          1e-5
-        )
-        assertNear(
-          "values",
-          responses.flatMap((r) => r.values),
-          before.values,
-          1e-5
-        )
+        near("log π", responses, "logProbs", before.logProbs)
+        near("values", responses, "values", before.values)
         for (const r of responses) {
           const kl = r.logProbs.map((x, t) => -ppo.reward.kl.coef * (x - r.refLogProbs[t]!))
           for (const [t, x] of kl.entries()) assert.closeTo(r.channels.kl[t]!, x, 1e-9)
