@@ -6,9 +6,13 @@ and the loss in f32), low-rank adapters on all linear layers as PEFT adds them, 
 allocated once, and top-p sampling by sorting. Where a choice was open it is the faster one: adapters compute in bf16 (their
 parameters are f32), the cache is not concatenated, and no padding mask is applied.
 
-    torch_baseline.py --config JSON --what gemm,sft,logprob,prefill,generate --out FILE
-        [--batch 2] [--sequence 2048] [--prompt 256] [--new 128] [--gen-batch 1,64] [--rank 8] [--rounds 5]
+    torch_baseline.py --config JSON --what gemm,sft,generate,logprob,prefill,transformers --out FILE
+        [--batch 2] [--sequence 2048] [--prompt 256] [--new 128] [--gen-batch 1,64] [--rank 8] [--rounds 5] [--seconds 300]
         [--checkpointing] [--compile] [--device cuda|cpu]
+
+`transformers` times that library's `generate` and PEFT's step as well, in rows named `... (transformers)` and `... (PEFT)`; where
+one of the two is not installed, a line says so. Work is done in the order of what would be missed most. A piece begins no further
+round when it has had a fifth of `--seconds`, and none is begun when they are over.
 
 `--config` has the names of a Hugging Face config.json. Results are a list of objects, written after each of them:
 {"what", "name", "seconds" (median), "min", "max", "peak_bytes", and "tokens" or "flops"}.
@@ -195,18 +199,26 @@ class Bench:
         self.o = options
         self.cuda = options.device == "cuda"
         self.rows = []
+        self.end = time.perf_counter() + options.seconds
+        self.patience = options.seconds / 5
 
     def sync(self):
         if self.cuda:
             torch.cuda.synchronize()
 
     def timed(self, work, rounds, warmup, repeat):
-        for _ in range(warmup):
+        began = time.perf_counter()
+        for i in range(warmup):
+            if i > 0 and time.perf_counter() - began > self.patience / 2:
+                break
             work()
+            self.sync()
         self.sync()
         seconds = []
         for _ in range(rounds):
             started = time.perf_counter()
+            if seconds and started - began > self.patience:
+                break
             for _ in range(repeat):
                 work()
             self.sync()
@@ -220,6 +232,8 @@ class Bench:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         row = {"what": what, "name": name, **more}
+        if time.perf_counter() > self.end:
+            return self.add({**row, "problem": "no time was left for it", "peak_bytes": None})
         try:
             row.update(self.timed(work, rounds, warmup, repeat))
         except RuntimeError as error:
@@ -240,10 +254,60 @@ class Bench:
         os.replace(self.o.out + ".tmp", self.o.out)
 
 
+def with_libraries(bench, c, o):
+    """The same work by transformers and PEFT, on a model of theirs of the same shape."""
+    try:
+        import transformers
+        import peft
+    except ImportError as error:
+        print(f"transformers' generate and PEFT's step are left out: {error}", flush=True)
+        return
+    kinds = {"qwen2": "Qwen2Config", "qwen3": "Qwen3Config", "llama": "LlamaConfig"}
+    names = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"]
+    names += ["vocab_size", "rms_norm_eps", "rope_theta", "tie_word_embeddings"]
+    longest = max(o.sequence, o.prompt + o.new)
+    if c["model_type"] != "qwen2":
+        names.append("head_dim")
+    own = {name: c[name] for name in names}
+    config = getattr(transformers, kinds[c["model_type"]])(**own, max_position_embeddings=longest, eos_token_id=None)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device(o.device):
+            model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    finally:
+        torch.set_default_dtype(default)
+    sampling = dict(do_sample=True, top_p=0.9, top_k=0, min_new_tokens=o.new, max_new_tokens=o.new, pad_token_id=0)
+    for b in (int(x) for x in o.gen_batch.split(",")):
+        prompt = torch.randint(0, c["vocab_size"], (b, o.prompt), device=o.device)
+        mask = torch.ones_like(prompt)
+        with torch.no_grad():
+            work = lambda: model.generate(prompt, attention_mask=mask, **sampling)
+            bench.measure("generate", f"generate, batch {b} (transformers)", work, max(1, o.rounds // 2), 1, tokens=b * o.new)
+    ids = torch.randint(0, c["vocab_size"], (o.batch, o.sequence), device=o.device)
+    lora = peft.LoraConfig(
+        r=o.rank, lora_alpha=2 * o.rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    if o.checkpointing:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    tuned = peft.get_peft_model(model, lora)
+    trained = [q for q in tuned.parameters() if q.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, **({"fused": True} if bench.cuda else {}))
+
+    def step():
+        tuned(input_ids=ids, labels=ids).loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    bench.measure("sft", "LoRA step (PEFT)", step, o.rounds, tokens=o.batch * o.sequence)
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--config", required=True)
-    p.add_argument("--what", default="gemm,sft,logprob,prefill,generate")
+    p.add_argument("--what", default="gemm,sft,generate,logprob,prefill")
     p.add_argument("--out", required=True)
     for name, value in dict(batch=2, sequence=2048, prompt=256, new=128, rank=8, rounds=5, prefill=2048).items():
         p.add_argument("--" + name, type=int, default=value)
@@ -251,6 +315,7 @@ def main():
     p.add_argument("--checkpointing", action="store_true")
     p.add_argument("--compile", action="store_true")
     p.add_argument("--device", default="cuda")
+    p.add_argument("--seconds", type=float, default=300)
     o = p.parse_args()
     if o.device == "cuda" and not torch.cuda.is_available():
         sys.exit("torch is here but finds no CUDA device")
@@ -277,28 +342,26 @@ def main():
             bench.measure("gemm", name + " NT", lambda: x @ w.t(), o.rounds, repeat=8, flops=flops, m=tokens, n=n, k=k)
             bench.measure("gemm", name + " NN", lambda: dy @ w, o.rounds, repeat=8, flops=flops, m=tokens, n=k, k=n)
             del w, x, dy
-    if not {"sft", "logprob", "prefill", "generate"} & set(what):
-        return
+    own = {"sft", "logprob", "prefill", "generate"} & set(what)
+    if own:
+        own_model(bench, c, o, what)
+    gc.collect()
+    if "transformers" in what:
+        try:
+            with_libraries(bench, c, o)
+        except Exception as error:
+            print(f"transformers and PEFT are not measured any further: {type(error).__name__}: {error}", flush=True)
+
+
+def own_model(bench, c, o, what):
+    tokens = o.batch * o.sequence
     longest = max(o.sequence, o.prompt + o.new, o.prefill)
-    model = Decoder(c, dtype, o.device, longest)
+    model = Decoder(c, torch.bfloat16, o.device, longest)
     ids = torch.randint(0, c["vocab_size"], (o.batch, o.sequence), device=o.device)
-    if "logprob" in what:
-        with torch.no_grad():
-            bench.measure("logprob", "log-probabilities", lambda: log_probs(model, ids), o.rounds, tokens=tokens)
-    if "prefill" in what:
-        prompt = torch.randint(0, c["vocab_size"], (1, o.prefill), device=o.device)
-        bench.measure("prefill", "prefill", lambda: generate(model, prompt, 1), o.rounds, tokens=o.prefill)
-    if "generate" in what:
-        for b in (int(x) for x in o.gen_batch.split(",")):
-            prompt = torch.randint(0, c["vocab_size"], (b, o.prompt), device=o.device)
-            bench.measure(
-                "generate", f"generate, batch {b}", lambda: generate(model, prompt, o.new), max(1, o.rounds // 2), 1, tokens=b * o.new
-            )
     if "sft" in what:
-        for layer in model.layers:
-            for module in layer.modules():
-                if isinstance(module, LoraLinear):
-                    module.adapt(o.rank, 2 * o.rank)
+        linear = [m for layer in model.layers for m in layer.modules() if isinstance(m, LoraLinear)]
+        for module in linear:
+            module.adapt(o.rank, 2 * o.rank)
         trained = [q for q in model.parameters() if q.requires_grad]
         model.checkpointing = o.checkpointing
         fused = {"fused": True} if bench.cuda else {}
@@ -319,6 +382,22 @@ def main():
         if bench.rows[-1].get("problem") is None:
             bench.rows[-1]["losses"] = [float(x) for x in step.losses]
             bench.write()
+        # What follows runs without adapters.
+        del step, optimizer, trained
+        model.checkpointing = False
+        for module in linear:
+            module.a = module.b = None
+    if "generate" in what:
+        for b in (int(x) for x in o.gen_batch.split(",")):
+            prompt = torch.randint(0, c["vocab_size"], (b, o.prompt), device=o.device)
+            work = lambda: generate(model, prompt, o.new)
+            bench.measure("generate", f"generate, batch {b}", work, max(1, o.rounds // 2), 1, tokens=b * o.new)
+    if "logprob" in what:
+        with torch.no_grad():
+            bench.measure("logprob", "log-probabilities", lambda: log_probs(model, ids), o.rounds, tokens=tokens)
+    if "prefill" in what:
+        prompt = torch.randint(0, c["vocab_size"], (1, o.prefill), device=o.device)
+        bench.measure("prefill", "prefill", lambda: generate(model, prompt, 1), o.rounds, tokens=o.prefill)
 
 
 if __name__ == "__main__":

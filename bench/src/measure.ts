@@ -11,13 +11,21 @@ export interface Timing {
   readonly rounds: number
 }
 
-/** Runs `work` once unmeasured, then `rounds` times; `work` must wait for the device itself. */
-export const time = Effect.fnUntraced(function* <E, R>(rounds: number, work: Effect.Effect<unknown, E, R>) {
+/**
+ * Runs `work` once unmeasured, then `rounds` times, or until `patience` seconds have passed in all; `work` must wait for the device itself.
+ */
+export const time = Effect.fnUntraced(function* <E, R>(
+  rounds: number,
+  work: Effect.Effect<unknown, E, R>,
+  patience = Number.POSITIVE_INFINITY
+) {
+  const began = yield* Clock.currentTimeNanos
   yield* work
   const seconds: Array<number> = []
   const processor: Array<number> = []
   for (let i = 0; i < rounds; i++) {
     const [started, before] = [yield* Clock.currentTimeNanos, process.cpuUsage()]
+    if (i > 0 && Number(started - began) / 1e9 > patience) break
     yield* work
     const { user, system } = process.cpuUsage(before)
     processor.push((user + system) / 1e6)
@@ -26,11 +34,11 @@ export const time = Effect.fnUntraced(function* <E, R>(rounds: number, work: Eff
   seconds.sort((a, b) => a - b)
   processor.sort((a, b) => a - b)
   const timing: Timing = {
-    median: seconds[Math.floor(rounds / 2)] ?? 0,
+    median: seconds[Math.floor(seconds.length / 2)] ?? 0,
     min: seconds[0] ?? 0,
     max: seconds.at(-1) ?? 0,
-    cpu: processor[Math.floor(rounds / 2)] ?? 0,
-    rounds
+    cpu: processor[Math.floor(processor.length / 2)] ?? 0,
+    rounds: seconds.length
   }
   return timing
 })

@@ -32,6 +32,15 @@ describe("ratios", () => {
     assert.match(lines[3] ?? "", /no memory$/)
   })
 
+  it("another library's way of the same work is held against ours of it", () => {
+    const [own, theirs] = ratiosOf(ours.slice(0, 1), [
+      torch[0]!,
+      { what: "sft", name: "LoRA step (PEFT)", seconds: 8, tokens: 100, peak_bytes: 7 }
+    ])
+    assert.deepInclude(own, { name: "LoRA step", ratio: 2 })
+    assert.deepInclude(theirs, { name: "LoRA step (PEFT)", ours: 50, torch: 12.5, ratio: 4, torchPeakBytes: 7 })
+  })
+
   it("a file that is not a side's is none", () => {
     assert.isUndefined(decodeSide("{"))
     assert.isUndefined(decodeSide('{"rows":[{"what":1}]}'))
@@ -39,49 +48,112 @@ describe("ratios", () => {
   })
 })
 
+const tiny = [
+  "--preset",
+  "tiny-llama",
+  "--layers",
+  "1",
+  "--batch",
+  "2",
+  "--sequence",
+  "12",
+  "--prompt",
+  "5",
+  "--new",
+  "4"
+]
+const quick = [...tiny, "--prefill", "7", "--gen-batch", "2", "--rounds", "1"]
+
+const run = (use: (folder: string) => ReadonlyArray<string>, check: (result: Result, stdout: string) => void) => {
+  const folder = fs.mkdtempSync(nodePath.join(os.tmpdir(), "srcode-compare-"))
+  try {
+    const out = nodePath.join(folder, "out.json")
+    const ended = spawnSync(process.execPath, [program, ...quick, "--out", out, ...use(folder)], { encoding: "utf8" })
+    assert.isNull(ended.signal, ended.stderr)
+    // What grew beside the result is gone.
+    assert.deepStrictEqual(
+      fs.readdirSync(folder).filter((name) => name.startsWith("out")),
+      ["out.json"]
+    )
+    check(JSON.parse(fs.readFileSync(out, "utf8")), ended.stdout)
+  } finally {
+    fs.rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+interface Result {
+  readonly ratios: ReadonlyArray<{
+    readonly name: string
+    readonly ours: number
+    readonly torch: number | null
+    readonly ratio: number | null
+    readonly ourPeakBytes: number
+  }>
+  readonly ours: { readonly problem?: string }
+  readonly torch: { readonly problem?: string }
+}
+
+const names = ["qkv NT", "down NN", "log-probabilities", "prefill", "generate, batch 2", "LoRA step"]
+
+/** A Python with torch, where there is one: what is compared with needs no GPU to be tried. */
+const python = ["python3", "/usr/bin/python3"].find(
+  (program) => spawnSync(program, ["-c", "import torch"], { encoding: "utf8" }).status === 0
+)
+
 describe("the program", () => {
-  it("without Python says so, measures ours, and writes both", () => {
-    const folder = fs.mkdtempSync(nodePath.join(os.tmpdir(), "srcode-compare-"))
-    try {
-      const out = nodePath.join(folder, "out.json")
-      const sizes = [
-        "--batch",
-        "2",
-        "--sequence",
-        "12",
-        "--prompt",
-        "5",
-        "--new",
-        "4",
-        "--prefill",
-        "7",
-        "--rounds",
-        "1"
-      ]
-      const args = ["--preset", "tiny-llama", "--layers", "1", "--gen-batch", "2", ...sizes, "--out", out]
-      const ended = spawnSync(process.execPath, [program, ...args, "--python", nodePath.join(folder, "no-python")], {
-        encoding: "utf8"
-      })
-      assert.strictEqual(ended.status, 0, ended.stderr)
-      assert.include(ended.stdout, "PyTorch is not measured any further")
-      const result = JSON.parse(fs.readFileSync(out, "utf8"))
-      assert.include(result.torch.problem, "no-python")
-      const names = result.ratios.map((r: { name: string }) => r.name)
-      assert.includeMembers(names, [
-        "qkv NT",
-        "down NN",
-        "log-probabilities",
-        "prefill",
-        "generate, batch 2",
-        "LoRA step"
-      ])
-      for (const r of result.ratios) {
-        assert.isAbove(r.ours, 0, r.name)
-        assert.isNull(r.ratio)
-        assert.isAbove(r.ourPeakBytes, 0, r.name)
+  it("without Python says so, measures ours, and writes both", () =>
+    run(
+      (folder) => ["--python", nodePath.join(folder, "no-python")],
+      ({ ratios, torch }, stdout) => {
+        assert.include(stdout, "PyTorch is not measured any further")
+        assert.include(torch.problem, "no-python")
+        assert.includeMembers(
+          ratios.map(({ name }) => name),
+          names
+        )
+        for (const r of ratios) {
+          assert.isAbove(r.ours, 0, r.name)
+          assert.isNull(r.ratio)
+          assert.isAbove(r.ourPeakBytes, 0, r.name)
+        }
       }
-    } finally {
-      fs.rmSync(folder, { recursive: true, force: true })
-    }
-  })
+    ))
+
+  it("a side that hangs is ended at its part of the time, and ours has its own", () =>
+    run(
+      (folder) => {
+        const hanging = nodePath.join(folder, "python")
+        fs.writeFileSync(hanging, "#!/bin/sh\ntrap '' TERM\nexec sleep 600\n", { mode: 0o755 })
+        return ["--python", hanging, "--seconds", "16", "--what", "gemm"]
+      },
+      ({ ours, ratios, torch }) => {
+        // Four ninths of 15.2 seconds, and what is left of them.
+        assert.match(torch.problem ?? "", /ended after the [67] seconds/)
+        const measured = ratios.some((r) => r.name === "qkv NT" && r.ours > 0)
+        // A busy machine without compiled shaders may need more than its part.
+        if (!measured) assert.match(ours.problem ?? "", /ended after the [89] seconds/)
+      }
+    ))
+
+  it.skipIf(python === undefined)("with torch gives every ratio, and says in a line what else is missing", () =>
+    run(
+      () => ["--python", python ?? "", "--torch-device", "cpu"],
+      ({ ratios, torch }, stdout) => {
+        assert.isUndefined(torch.problem)
+        for (const name of names) {
+          const own = ratios.find((r) => r.name === name)
+          assert.closeTo(own?.ratio ?? 0, (own?.ours ?? 0) / (own?.torch ?? 1), 1e-9)
+          assert.isAbove(own?.ratio ?? 0, 0)
+          assert.include(stdout, name)
+        }
+        const missing = stdout
+          .split("\n")
+          .filter((line) => line.startsWith("transformers' generate and PEFT's step are left"))
+        const timed = ratios.some(({ name }) => name === "LoRA step (PEFT)")
+        assert.isTrue(
+          timed ? missing.length === 0 : missing.length + Number(stdout.includes("not measured any further")) > 0
+        )
+      }
+    )
+  )
 })

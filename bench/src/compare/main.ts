@@ -1,20 +1,22 @@
 /**
  * `bench/compare/run`: this engine and PyTorch at the same work on the same device, one after the other in processes of
- * their own, and the ratios. Where Python, torch or a CUDA device is missing it says so, and ours is measured all the same.
+ * their own, and the ratios. Where Python, torch or a CUDA device is missing it says so, and ours is measured all the same. Each side
+ * has a part of the minutes that is its own, and what PyTorch leaves over rolls on to ours; the file is written after each.
  */
 import { parseArgs } from "node:util"
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Calibration, deviceChoices, Gpu, GpuDawn } from "@srcode/gpu"
 import type { ModelConfig } from "@srcode/model"
-import { Console, Effect, FileSystem, Layer, Path, Stream } from "effect"
+import { Clock, Console, Effect, FileSystem, Layer, Option, Path, Stream } from "effect"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
 import { deviceSlug, environment } from "../environment.ts"
 import { writeAtomic } from "../gpu-check/Report.ts"
+import { deadlinesOf, secondsFor } from "../gpu-check/schedule.ts"
 import { presetConfig } from "../profile/run.ts"
 import { type Plan, type Row, runOurs } from "./ours.ts"
 import { decodeSide, ratiosOf, renderRatios } from "./report.ts"
 
-const pieces = ["gemm", "logprob", "prefill", "generate", "sft"]
+const pieces = ["gemm", "logprob", "prefill", "generate", "sft", "transformers"]
 const text = { type: "string" } as const
 const { values } = parseArgs({
   options: {
@@ -29,6 +31,9 @@ const { values } = parseArgs({
     "gen-batch": { ...text, default: "1,64" },
     rank: { ...text, default: "8" },
     rounds: { ...text, default: "5" },
+    minutes: { ...text, default: "10" },
+    /** Seconds in place of minutes, for a side or a caller. */
+    seconds: text,
     checkpointing: { type: "boolean", default: false },
     compile: { type: "boolean", default: false },
     python: { ...text, default: "python3" },
@@ -59,11 +64,13 @@ const plan: Plan = {
     genBatch: values["gen-batch"].split(",").map(whole)
   },
   what: pieces.filter((piece) => values.what.split(",").includes(piece)),
-  rounds: whole(values.rounds)
+  rounds: whole(values.rounds),
+  seconds: Math.max(1, Number(values.seconds ?? 60 * Number(values.minutes)) || 600)
 }
 
 /** The configuration by the names of a Hugging Face config.json, as the baseline reads it. */
 const huggingFace = (c: ModelConfig) => ({
+  model_type: c.modelType,
   hidden_size: c.hiddenSize,
   intermediate_size: c.intermediateSize,
   num_hidden_layers: c.numLayers,
@@ -93,20 +100,39 @@ const alone = (file: string) =>
       return writeAtomic(file, { ...own, rows }).pipe(Effect.provideService(FileSystem.FileSystem, fs), Effect.orDie)
     })
     return 0
-  }).pipe(Effect.scoped, Effect.provide(Calibration.layer.pipe(Layer.provide(GpuDawn.layerWith({ device })))))
+  }).pipe(
+    Effect.scoped,
+    Effect.provide(
+      Calibration.layerWith({ seconds: Math.min(60, plan.seconds / 4) }).pipe(
+        Layer.provide(GpuDawn.layerWith({ device }))
+      )
+    )
+  )
 
-/** Runs a side to its end; the last line it said on stderr where it failed. */
-const runSide = Effect.fnUntraced(function* (program: string, args: ReadonlyArray<string>) {
+/** Parts of the time, PyTorch's and ours. */
+const parts = [4, 5]
+
+/** Seconds that a side has to end by itself in before it is ended. */
+const grace = 3
+
+/** Runs a side within `seconds`; where it failed the last line it said on stderr. */
+const runSide = Effect.fnUntraced(function* (program: string, args: ReadonlyArray<string>, seconds: number) {
   const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
+  const own = [...args, "--seconds", Math.max(1, seconds - grace).toFixed(1)]
   return yield* Effect.gen(function* () {
     const handle = yield* spawner.spawn(
-      ChildProcess.make(program, [...args], { stdout: "inherit", extendEnv: true, env: { PYTHONUNBUFFERED: "1" } })
+      ChildProcess.make(program, own, {
+        ...{ stdout: "inherit", extendEnv: true, env: { PYTHONUNBUFFERED: "1" } },
+        ...{ killSignal: "SIGKILL", forceKillAfter: "2 seconds" }
+      })
     )
     const errors = yield* handle.stderr.pipe(Stream.decodeText, Stream.mkString)
     const code = yield* handle.exitCode
     return code === 0 ? undefined : (errors.trim().split("\n").at(-1) ?? "") || `it ended with code ${code}`
   }).pipe(
     Effect.scoped,
+    Effect.timeoutOption(`${Math.round(1000 * seconds)} millis`),
+    Effect.map(Option.getOrElse(() => `it was ended after the ${seconds.toFixed(0)} seconds it had`)),
     Effect.catch((error) => Effect.succeed(`${program} cannot be started: ${error.message}`))
   )
 })
@@ -123,45 +149,55 @@ const compare = Effect.gen(function* () {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
   const config = yield* presetConfig(values.preset, plan.choice.layers)
-  const folder = yield* fs.makeTempDirectoryScoped({ prefix: "srcode-compare-" })
-  const [torchFile, oursFile] = [path.join(folder, "torch.json"), path.join(folder, "ours.json")]
+  const slug = yield* Gpu.use((gpu) => Effect.succeed(deviceSlug(gpu.info))).pipe(
+    Effect.provide(GpuDawn.layerWith({ device })),
+    Effect.catch(() => Effect.succeed("none"))
+  )
+  const results = path.join(import.meta.dirname, "..", "..", "results")
+  const out = path.resolve(values.out ?? path.join(results, `compare-${values.preset}-${slug}.json`))
+  yield* fs.makeDirectory(path.dirname(out), { recursive: true })
+  // Beside the result while they grow: whatever ends this program, what was measured is there.
+  const [torchFile, oursFile] = [`${out}.torch`, `${out}.ours`]
+  for (const file of [torchFile, oursFile]) yield* fs.remove(file, { force: true })
+  const start = yield* Clock.currentTimeMillis
+  const deadlines = deadlinesOf(parts, plan.seconds)
+  const left = (side: number) =>
+    Effect.map(Clock.currentTimeMillis, (now) => secondsFor(deadlines, side, (now - start) / 1000))
+  const write = Effect.fnUntraced(function* (torchProblem: string | undefined, ourProblem: string | undefined) {
+    const [torch, ours] = [yield* sideOf(torchFile), yield* sideOf(oursFile)]
+    const ratios = ratiosOf(ours?.rows ?? [], torch?.rows ?? [])
+    yield* writeAtomic(out, {
+      model: { preset: values.preset, layers: config.numLayers },
+      ...{ sizes: plan.sizes, rounds: plan.rounds, ratios },
+      ours: { ...ours, ...(ourProblem === undefined ? {} : { problem: ourProblem }) },
+      torch: { ...torch, ...(torchProblem === undefined ? {} : { problem: torchProblem }) }
+    })
+    return ratios
+  })
   const { sizes } = plan
   const shared = ["--batch", sizes.batch, "--sequence", sizes.sequence, "--prompt", sizes.prompt, "--new", sizes.fresh]
   const more = ["--prefill", sizes.prefill, "--gen-batch", sizes.genBatch.join(","), "--rank", sizes.rank]
   const common = [...shared, ...more, "--rounds", plan.rounds, "--what", plan.what.join(",")].map(String)
   const baseline = path.join(import.meta.dirname, "..", "..", "compare", "torch_baseline.py")
   yield* Console.log(`PyTorch, ${values.preset}:`)
-  const problem = yield* runSide(values.python, [
+  const python = [
     ...[baseline, "--config", JSON.stringify(huggingFace(config)), "--device", values["torch-device"]],
     ...[...common, "--out", torchFile],
     ...(values.checkpointing ? ["--checkpointing"] : []),
     ...(values.compile ? ["--compile"] : [])
-  ])
+  ]
+  const problem = yield* runSide(values.python, python, yield* left(0))
   if (problem !== undefined) yield* Console.log(`PyTorch is not measured any further: ${problem}`)
+  yield* write(problem, "it was not run to its end")
   yield* Console.log(`srcode, ${values.preset}:`)
   const own = ["--preset", values.preset, "--device", device, "--ours", oursFile]
   const layers = values.layers === undefined ? [] : ["--layers", values.layers]
   const kept = values.checkpointing ? ["--checkpointing"] : []
-  const ourProblem = yield* runSide(process.execPath, [process.argv[1] ?? "", ...own, ...layers, ...kept, ...common])
+  const args = [process.argv[1] ?? "", ...own, ...layers, ...kept, ...common]
+  const ourProblem = yield* runSide(process.execPath, args, yield* left(1))
   if (ourProblem !== undefined) yield* Console.log(`srcode is not measured any further: ${ourProblem}`)
-  const [torch, ours] = [yield* sideOf(torchFile), yield* sideOf(oursFile)]
-  const ratios = ratiosOf(ours?.rows ?? [], torch?.rows ?? [])
-  for (const line of renderRatios(ratios)) yield* Console.log(line)
-  const slug = yield* Gpu.use((gpu) => Effect.succeed(deviceSlug(gpu.info))).pipe(
-    Effect.provide(GpuDawn.layerWith({ device })),
-    Effect.catch(() => Effect.succeed("none"))
-  )
-  const results = path.join(import.meta.dirname, "..", "..", "results")
-  const out = values.out ?? path.join(results, `compare-${values.preset}-${slug}.json`)
-  yield* fs.makeDirectory(path.dirname(out), { recursive: true })
-  yield* writeAtomic(out, {
-    model: { preset: values.preset, layers: config.numLayers },
-    sizes,
-    rounds: plan.rounds,
-    ratios,
-    ours: ours ?? { problem: ourProblem },
-    torch: torch ?? { problem }
-  })
+  for (const line of renderRatios(yield* write(problem, ourProblem))) yield* Console.log(line)
+  for (const file of [torchFile, oursFile]) yield* fs.remove(file, { force: true })
   yield* Console.log(`written to ${out}`)
   return ourProblem === undefined ? 0 : 1
 }).pipe(Effect.scoped)

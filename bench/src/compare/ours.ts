@@ -1,7 +1,7 @@
 /** Our side of the comparison: the same pieces of work as bench/compare/torch_baseline.py, by the same names. */
 import { allocMatrix, Gpu, makeOps } from "@srcode/gpu"
 import type { Decoder, ModelConfig } from "@srcode/model"
-import { Effect } from "effect"
+import { Clock, Effect } from "effect"
 import { time } from "../measure.ts"
 import { type ModelChoice, openForBench } from "../profile/run.ts"
 import { type Sizes, type WorkloadName, workloads } from "../profile/workloads.ts"
@@ -32,6 +32,8 @@ export interface Plan {
   }
   readonly what: ReadonlyArray<string>
   readonly rounds: number
+  /** Seconds for all of it: a piece begins no further round when it has had a fifth, and none is begun when they are over. */
+  readonly seconds: number
 }
 
 /** Output and input features of the products of one layer. */
@@ -45,7 +47,7 @@ export const layerShapes = (c: ModelConfig) => ({
 /** Products a submit; the wait at its end is shared by all. */
 const repeat = 8
 
-const product = Effect.fnUntraced(function* (m: number, out: number, inner: number, rounds: number) {
+const product = Effect.fnUntraced(function* (m: number, out: number, inner: number, rounds: number, patience: number) {
   const gpu = yield* Gpu
   const ops = makeOps(gpu.info)
   const storage = gpu.info.features.includes("shader-f16") ? "f16" : "f32"
@@ -73,7 +75,7 @@ const product = Effect.fnUntraced(function* (m: number, out: number, inner: numb
       gpu.idle
     )
   const { live } = yield* gpu.memory
-  return { NT: yield* time(rounds, run("NT")), NN: yield* time(rounds, run("NN")), live }
+  return { NT: yield* time(rounds, run("NT"), patience), NN: yield* time(rounds, run("NN"), patience), live }
 }, Effect.scoped)
 
 const problemOf = (error: unknown): string => (error instanceof Error ? error.message : String(error)).slice(0, 300)
@@ -82,14 +84,20 @@ const problemOf = (error: unknown): string => (error instanceof Error ? error.me
 export const runOurs = Effect.fn("compare.ours")(function* (plan: Plan, onRow: (row: Row) => Effect.Effect<void>) {
   const gpu = yield* Gpu
   const { rounds, sizes, what } = plan
+  const end = (yield* Clock.currentTimeMillis) + 1000 * plan.seconds
   const longest = Math.max(sizes.sequence, sizes.prompt + sizes.fresh, sizes.prefill + 1)
   const { decoder } = yield* openForBench(plan.choice, longest + 1)
   const tokens = sizes.batch * sizes.sequence
   const weights = (yield* gpu.memory).live
-  if (what.includes("gemm")) {
+  const patience = plan.seconds / 5
+  /** Fails where no time is left. */
+  const inTime = Effect.flatMap(Clock.currentTimeMillis, (now) =>
+    now < end ? Effect.void : Effect.fail("no time was left for it")
+  )
+  const gemm = Effect.gen(function* () {
     for (const [name, [out, inner]] of Object.entries(layerShapes(decoder.config))) {
       const flops = 2 * tokens * out * inner
-      const done = yield* Effect.result(product(tokens, out, inner, rounds))
+      const done = yield* Effect.result(Effect.andThen(inTime, product(tokens, out, inner, rounds, patience / 4)))
       for (const layout of ["NT", "NN"] as const) {
         const row = { what: "gemm", name: `${name} ${layout}`, flops }
         if (done._tag === "Failure") yield* onRow({ ...row, peak_bytes: null, problem: problemOf(done.failure) })
@@ -105,7 +113,7 @@ export const runOurs = Effect.fn("compare.ours")(function* (plan: Plan, onRow: (
         }
       }
     }
-  }
+  })
   const piece = (
     kind: string,
     name: string,
@@ -116,7 +124,7 @@ export const runOurs = Effect.fn("compare.ours")(function* (plan: Plan, onRow: (
   ) =>
     Effect.gen(function* () {
       const all: Sizes = { ...sizes, steps: sizes.fresh - 1, ...own }
-      const done = yield* Effect.result(timed(decoder, workload, all, turns))
+      const done = yield* Effect.result(Effect.andThen(inTime, timed(decoder, workload, all, turns, patience)))
       const row = { what: kind, name }
       if (done._tag === "Failure") return yield* onRow({ ...row, peak_bytes: null, problem: problemOf(done.failure) })
       const { live, timing, tokens } = done.success
@@ -129,22 +137,30 @@ export const runOurs = Effect.fn("compare.ours")(function* (plan: Plan, onRow: (
         max: timing.max
       })
     })
-  if (what.includes("logprob")) yield* piece("logprob", "log-probabilities", "logprob", {}, rounds)
-  if (what.includes("prefill"))
-    yield* piece("prefill", "prefill", "prefill", { batch: 1, prompt: sizes.prefill }, rounds)
+  // In the order of what would be missed most.
+  if (what.includes("sft")) yield* piece("sft", "LoRA step", "sft", {}, rounds)
   if (what.includes("generate")) {
     for (const batch of sizes.genBatch) {
       const turns = Math.max(1, Math.floor(rounds / 2))
       yield* piece("generate", `generate, batch ${batch}`, "decode", { batch }, turns, batch * sizes.fresh)
     }
   }
-  if (what.includes("sft")) yield* piece("sft", "LoRA step", "sft", {}, rounds)
+  if (what.includes("logprob")) yield* piece("logprob", "log-probabilities", "logprob", {}, rounds)
+  if (what.includes("gemm")) yield* gemm
+  if (what.includes("prefill"))
+    yield* piece("prefill", "prefill", "prefill", { batch: 1, prompt: sizes.prefill }, rounds)
 }, Effect.scoped)
 
 /** The buffers of one piece live only while it is timed, and all of them all that while: what lives then is its peak. */
-const timed = Effect.fnUntraced(function* (decoder: Decoder, workload: WorkloadName, sizes: Sizes, rounds: number) {
+const timed = Effect.fnUntraced(function* (
+  decoder: Decoder,
+  workload: WorkloadName,
+  sizes: Sizes,
+  rounds: number,
+  patience: number
+) {
   const gpu = yield* Gpu
   const { run, tokens } = yield* workloads[workload](decoder, sizes)
-  const timing = yield* time(rounds, run)
+  const timing = yield* time(rounds, run, patience)
   return { timing, tokens, live: (yield* gpu.memory).live }
 }, Effect.scoped)

@@ -39,11 +39,14 @@ export const decodeSide = (text: string) =>
 const rate = (row: Row | undefined): number | null =>
   row?.seconds === undefined || row.seconds <= 0 ? null : (row.tokens ?? row.flops ?? 0) / row.seconds
 
-/** One line for each piece of work that either side did. */
+/** What a row is of: a library's own way of doing it is told in brackets. */
+const workOf = (name: string): string => name.replace(/ \([^()]*\)$/, "")
+
+/** One line for each piece of work that either side did; what another library did is held against ours of the same. */
 export const ratiosOf = (ours: ReadonlyArray<Row>, torch: ReadonlyArray<Row>): ReadonlyArray<Ratio> => {
   const names = [...new Set([...ours, ...torch].map(({ name }) => name))]
   return names.map((name): Ratio => {
-    const [a, b] = [ours.find((row) => row.name === name), torch.find((row) => row.name === name)]
+    const [a, b] = [ours.find((row) => row.name === workOf(name)), torch.find((row) => row.name === name)]
     const [mine, theirs] = [rate(a), rate(b)]
     const problem = a?.problem ?? (b?.problem === undefined ? undefined : `torch: ${b.problem}`)
     return {

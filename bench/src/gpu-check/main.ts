@@ -2,8 +2,9 @@
  * `bench/gpu-check [--out FOLDER] [--minutes 8] [--only NAME,…] [--device NAME] [--size full|tiny] [--compare]`: verifies and
  * measures everything on this device. One process a section, so that neither a crash nor a hang of one costs the others; each has a
  * part of the time that is its own (schedule.ts); the report is written after each, and each section's findings survive its being
- * killed. Needs no network. Exit code 1 when something did not verify or a section did not finish.
+ * killed. `--compare` measures PyTorch beside it (bench/compare), all in 10 minutes. Needs no network. Exit code 1 when something did not verify or a section did not finish.
  */
+import { fileURLToPath } from "node:url"
 import { parseArgs } from "node:util"
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Calibration, type DeviceChoice, deviceChoices, GpuDawn } from "@srcode/gpu"
@@ -18,7 +19,7 @@ const text = { type: "string" } as const
 const { values } = parseArgs({
   options: {
     out: { ...text, default: "gpu-check" },
-    minutes: { ...text, default: "8" },
+    minutes: text,
     only: { ...text, default: "" },
     device: { ...text, default: "auto" },
     size: { ...text, default: "full" },
@@ -68,6 +69,19 @@ const alone = Effect.fnUntraced(function* (section: Section) {
   return 0
 })
 
+/** The comparison stands behind this section; its part of the time is beside the 480 seconds of the others. */
+const comparison = { name: "compare", part: 220, after: "decoding" }
+
+const smallest = ["--layers", "1", "--batch", "2", "--sequence", "12", "--prompt", "5", "--new", "4", "--prefill", "7"]
+
+/** The comparison as a program of its own, which writes `file`; it ends by itself before its time is up. */
+const comparing = (limit: number, file: string): ReadonlyArray<string> => [
+  fileURLToPath(new URL("../compare/main.ts", import.meta.url)),
+  ...["--seconds", Math.max(1, limit - 4).toFixed(1), "--out", file, "--device", device],
+  ...["--python", values.python, "--torch-device", values["torch-device"]],
+  ...(size === "tiny" ? ["--preset", "tiny-llama", ...smallest, "--gen-batch", "1,3", "--rounds", "1"] : [])
+]
+
 interface Outcome {
   readonly status: "done" | "ended early" | "out of time"
   /** Seconds it took, and those it had. */
@@ -106,13 +120,16 @@ const spawned = Effect.fnUntraced(function* (name: string, limit: number, cache:
   const started = yield* Clock.currentTimeMillis
   const hook = values.before === undefined ? [] : ["--before", values.before]
   const own = ["--section", name, "--seconds", limit.toFixed(1), "--out", values.out, "--device", device]
-  const code = yield* within(limit, [process.argv[1] ?? "", ...own, "--size", size, ...hook], cache)
-  const file = path.join(values.out, `.${name}.json`)
+  const compares = name === comparison.name
+  const file = path.join(values.out, compares ? "compare.json" : `.${name}.json`)
+  if (compares) yield* fs.remove(file, { force: true })
+  const args = compares ? comparing(limit, file) : [process.argv[1] ?? "", ...own, "--size", size, ...hook]
+  const code = yield* within(limit, args, cache)
   const found: unknown = yield* fs.readFileString(file).pipe(
     Effect.map((text): unknown => JSON.parse(text)),
     Effect.catch(() => Effect.succeed(null))
   )
-  yield* Effect.ignore(fs.remove(file))
+  if (!compares) yield* Effect.ignore(fs.remove(file))
   const seconds = ((yield* Clock.currentTimeMillis) - started) / 1000
   const outcome: Outcome = Option.isNone(code)
     ? { status: "out of time", seconds, limit, found }
@@ -123,12 +140,17 @@ const spawned = Effect.fnUntraced(function* (name: string, limit: number, cache:
 const all = Effect.gen(function* () {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
-  const every = yield* known
+  const every = (yield* known).flatMap(
+    (section): ReadonlyArray<{ readonly name: string; readonly part: number }> =>
+      values.compare && section.name === comparison.after ? [section, comparison] : [section]
+  )
   const wanted = every.filter(({ name }) => values.only === "" || values.only.split(",").includes(name))
-  const minutes = Number(values.minutes)
+  const minutes = Number(values.minutes ?? (values.compare ? 10 : 8))
   if (!(minutes > 0) || wanted.length === 0) {
     const names = every.map(({ name }) => name).join(",")
-    yield* Console.error(`usage: gpu-check [--out FOLDER] [--minutes N] [--only ${names}] [--size full|tiny]`)
+    yield* Console.error(
+      `usage: gpu-check [--out FOLDER] [--minutes N] [--only ${names}] [--size full|tiny] [--compare]`
+    )
     return 1
   }
   yield* fs.makeDirectory(values.out, { recursive: true })

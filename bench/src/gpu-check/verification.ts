@@ -72,7 +72,11 @@ const check = Effect.fnUntraced(function* (
 const isProduct = (kernel: string): boolean => /^(matmul|lora)_/.test(kernel)
 
 export const verification = check(
-  (large, matrix) => [...attentionCases(large), ...layerCases(large), ...trainingCases(matrix)],
+  // Attention first, where it takes no time to compile.
+  (large, matrix) =>
+    large
+      ? [...attentionCases(large), ...layerCases(large), ...trainingCases(matrix)]
+      : [...layerCases(large), ...trainingCases(matrix), ...attentionCases(large)],
   (kernel) => !isProduct(kernel),
   (verdicts) =>
     attentionNames.map((name) =>

@@ -125,15 +125,23 @@ const coarseOf = (dispatches: ReadonlyArray<Dispatch>): number =>
     return kernel.startsWith("matmul_") && !exact ? Math.max(widest, 40 / (constants.PARTS ?? 1)) : widest
   }, 1)
 
-/** The rungs that dispatches belong to: a way of its name does not run a rung where the shape is not for it. */
-export const rungsOf = (dispatches: ReadonlyArray<Dispatch>): ReadonlyArray<MatmulVariant> =>
-  matmulVariants.filter((variant) => {
-    const { constants, family } = rungOf(variant)
-    const kernel = new RegExp(`^matmul_(n[nt]_|tn_)?${family}(_|$)`)
-    return dispatches.some(
-      (d) => kernel.test(d.kernel) && Object.entries(constants).every(([name, value]) => d.constants[name] === value)
-    )
+/**
+ * The rungs that dispatches belong to, by kernel and constants (of two that match, the one with more of them): a way of its name does not
+ * run a rung where the shape is not for it.
+ */
+export const rungsOf = (dispatches: ReadonlyArray<Dispatch>): ReadonlyArray<MatmulVariant> => {
+  const found = dispatches.flatMap(({ constants: own, kernel }) => {
+    const fitting = matmulVariants.filter((variant) => {
+      const { constants, family } = rungOf(variant)
+      const named = new RegExp(`^matmul_(n[nt]_|tn_)?${family}(_|$)`).test(kernel)
+      return named && Object.entries(constants).every(([name, value]) => own[name] === value)
+    })
+    const count = (variant: MatmulVariant): number => Object.keys(rungOf(variant).constants).length
+    const most = Math.max(0, ...fitting.map(count))
+    return fitting.filter((variant) => count(variant) === most)
   })
+  return matmulVariants.filter((variant) => found.includes(variant))
+}
 
 const unwritten = 12345.678
 
