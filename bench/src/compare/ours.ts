@@ -50,7 +50,8 @@ const repeat = 8
 const product = Effect.fnUntraced(function* (m: number, out: number, inner: number, rounds: number, patience: number) {
   const gpu = yield* Gpu
   const ops = makeOps(gpu.info)
-  const storage = gpu.info.features.includes("shader-f16") ? "f16" : "f32"
+  const { features, matmul } = gpu.info
+  const storage = features.includes("shader-f16") ? (matmul?.weights16 ?? "f16") : "f32"
   const b = yield* allocMatrix("b", storage, out, inner)
   const x = yield* gpu.alloc("x", "f32", m * Math.max(inner, out))
   // Ones in 16 or 32 bits are finite in either; what they are does not change the work.

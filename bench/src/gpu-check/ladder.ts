@@ -17,7 +17,7 @@ import {
   type Tensor
 } from "@srcode/gpu"
 import { Clock, Effect, Result } from "effect"
-import { measureCeilings } from "../profile/ceilings.ts"
+import { hasMatrixUnits, measureCeilings } from "../profile/ceilings.ts"
 import { quickUniforms } from "../profile/randomModel.ts"
 import { guarded, Report } from "./Report.ts"
 import { recorded, waysOf } from "./verify/harness.ts"
@@ -127,11 +127,12 @@ const pools = Effect.gen(function* () {
   return { floats, words }
 })
 
+/** The heaviest first: time may run out. */
 const layer = [
-  { name: "qkv", out: 4608, inner: 3584 },
-  { name: "o", out: 3584, inner: 3584 },
   { name: "gate_up", out: 37_888, inner: 3584 },
-  { name: "down", out: 3584, inner: 18_944 }
+  { name: "down", out: 3584, inner: 18_944 },
+  { name: "qkv", out: 4608, inner: 3584 },
+  { name: "o", out: 3584, inner: 3584 }
 ] as const
 
 /** Rows to time: of all products of a layer for 16-bit weights; else of the widest, and of the deepest for one row. */
@@ -149,7 +150,8 @@ const products = Effect.fnUntraced(function* (ceilings: Ceilings) {
   const { size } = yield* Report
   const full = size === "full"
   const weights = full ? layer : [{ name: "tiny", out: 48, inner: 64 }]
-  const storages: ReadonlyArray<Storage> = full ? ["f16", "f32", "int8", "int4"] : ["f32", "f16"]
+  const tiles: ReadonlyArray<Storage> = hasMatrixUnits(gpu.info) ? ["f16_tiles"] : []
+  const storages: ReadonlyArray<Storage> = full ? ["f16", ...tiles, "f32", "int8", "int4"] : ["f32", "f16", ...tiles]
   const one = Effect.fnUntraced(function* (w: (typeof weights)[number], storage: Storage, rows: ReadonlyArray<number>) {
     const { floats, words } = yield* pools
     const b = yield* allocMatrix("b", storage, w.out, w.inner)

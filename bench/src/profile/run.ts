@@ -1,5 +1,5 @@
 /** `srcode bench`: profiles a model on this device and writes the figures, and a trace where asked for. */
-import { Gpu, planMemory, requireMemory } from "@srcode/gpu"
+import { type AdapterInfo, Gpu, planMemory, requireMemory } from "@srcode/gpu"
 import {
   allocWeights,
   type Decoder,
@@ -65,9 +65,10 @@ export const presetConfig = (name: string, layers: number | undefined) => {
 }
 
 /** Random weights are held as a checkpoint of 16 bits would be. */
-export const randomPrecision = (features: ReadonlyArray<string>, choice: ModelChoice): Precision => {
+export const randomPrecision = ({ features, matmul }: AdapterInfo, choice: ModelChoice): Precision => {
   const table = choice.dtype === "auto" ? (features.includes("shader-f16") ? "f16" : "f32") : choice.dtype
-  return { table, linear: choice.quantize === "none" ? table : choice.quantize }
+  const plain = table === "f16" ? (matmul?.weights16 ?? "f16") : table
+  return { table, linear: choice.quantize === "none" ? plain : choice.quantize }
 }
 
 export interface Opened {
@@ -81,7 +82,7 @@ export const openForBench = Effect.fn("bench.openModel")(function* (choice: Mode
   const gpu = yield* Gpu
   if (choice.preset !== undefined) {
     const config = yield* presetConfig(choice.preset, choice.layers)
-    const precision = randomPrecision(gpu.info.features, choice)
+    const precision = randomPrecision(gpu.info, choice)
     const plan = yield* planMemory((section) => section("weights", allocWeights(config, precision)))
     yield* requireMemory(`the weights of ${choice.preset}`, plan)
     const limit = Math.min(positions, config.maxPositionEmbeddings)
