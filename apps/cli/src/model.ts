@@ -90,7 +90,8 @@ const count = (n: number): string =>
 /** The line that comes before a weight is read. */
 export const tellPlan = (name: string, { config, precision }: OpenCheckpoint, plan: string) => {
   const { linear, table } = precision
-  const held = linear === table ? linear : `${linear} (embedding and head ${table})`
+  const held =
+    linear === table ? linear : linear === "f16_tiles" ? "f16 in tiles" : `${linear} (embedding and head ${table})`
   const parameters = count(parameterCount(config))
   return toStderr(`${name}: ${config.modelType}, ${parameters} parameters as ${held}; memory plan: ${plan}`)
 }
