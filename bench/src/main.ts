@@ -5,17 +5,20 @@
  */
 import { readFileSync } from "node:fs"
 import { cpus } from "node:os"
-import { parseArgs } from "node:util"
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Calibration, deviceChoices, Gpu, GpuDawn } from "@srcode/gpu"
 import { dtypeChoices, quantizations } from "@srcode/model"
 import { Clock, Console, DateTime, Effect, FileSystem, Layer, Path } from "effect"
+import { argumentsOf, chosen } from "./arguments.ts"
 import { measureCheckpoint } from "./checkpoint/checkpoint.ts"
 import { measureVariant } from "./checkpoint/variant.ts"
 import { engine } from "./engine.ts"
 import { comparePeers, peerNames } from "./peers/report.ts"
 
-const { values, positionals } = parseArgs({
+const usage = `usage: npm run bench [-- engine|peers|checkpoint] [--out FILE] [--device ${deviceChoices.join("|")}] [--rounds N]
+  peers:      [--peers ${peerNames.join(",")}] [--only matmul,layer,generate]
+  checkpoint: [--model DIR]`
+const { values, positionals } = argumentsOf(usage, {
   allowPositionals: true,
   options: {
     out: { type: "string" },
@@ -28,7 +31,7 @@ const { values, positionals } = parseArgs({
     quantize: { type: "string" }
   }
 })
-const device = deviceChoices.find((d) => d === values.device) ?? "auto"
+const device = chosen("device", values.device, deviceChoices)
 const rounds = Math.max(1, Number.parseInt(values.rounds, 10) || 5)
 const list = (text: string): ReadonlyArray<string> => text.split(",").filter((each) => each !== "")
 const version = (name: string): string =>
@@ -61,7 +64,7 @@ const subject = Object.entries(subjects).find(([name]) => name === (positionals[
 
 const program = Effect.gen(function* () {
   if (subject === undefined) {
-    yield* Console.error(`there is no benchmark "${positionals[0]}"; choose one of ${Object.keys(subjects).join(", ")}`)
+    yield* Console.error(`there is no benchmark "${positionals[0]}"; choose engine, peers or checkpoint`)
     return 1
   }
   const gpu = yield* Gpu

@@ -3,12 +3,12 @@
  * their own, and the ratios. Where Python, torch or a CUDA device is missing it says so, and ours is measured all the same. Each side
  * has a part of the minutes that is its own, and what PyTorch leaves over rolls on to ours; the file is written after each.
  */
-import { parseArgs } from "node:util"
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Calibration, deviceChoices, Gpu, GpuDawn } from "@srcode/gpu"
 import type { ModelConfig } from "@srcode/model"
 import { Clock, Console, Effect, FileSystem, Layer, Option, Path, Stream } from "effect"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
+import { argumentsOf, chosen } from "../arguments.ts"
 import { deviceSlug, environment } from "../environment.ts"
 import { writeAtomic } from "../gpu-check/Report.ts"
 import { deadlinesOf, secondsFor } from "../gpu-check/schedule.ts"
@@ -18,7 +18,10 @@ import { decodeSide, ratiosOf, renderRatios } from "./report.ts"
 
 const pieces = ["gemm", "logprob", "prefill", "generate", "sft", "transformers"]
 const text = { type: "string" } as const
-const { values } = parseArgs({
+const usage = `usage: bench/compare/run [--preset NAME] [--layers N] [--what ${pieces.join(",")}] [--batch N] [--sequence N] [--prompt N]
+  [--new N] [--prefill N] [--gen-batch 1,64] [--rank N] [--rounds N] [--minutes N] [--checkpointing] [--compile]
+  [--python PROGRAM] [--torch-device cuda|cpu] [--device ${deviceChoices.join("|")}] [--out FILE]`
+const { values } = argumentsOf(usage, {
   options: {
     preset: { ...text, default: "qwen2.5-coder-7b" },
     layers: text,
@@ -44,7 +47,7 @@ const { values } = parseArgs({
     ours: text
   }
 })
-const device = deviceChoices.find((d) => d === values.device) ?? "auto"
+const device = chosen("device", values.device, deviceChoices)
 const whole = (value: string): number => Math.max(1, Math.floor(Number(value)) || 1)
 const plan: Plan = {
   choice: {

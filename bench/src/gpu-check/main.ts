@@ -5,18 +5,20 @@
  * killed. `--compare` measures PyTorch beside it (bench/compare), all in 10 minutes. Needs no network. Exit code 1 when something did not verify or a section did not finish.
  */
 import { fileURLToPath } from "node:url"
-import { parseArgs } from "node:util"
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
-import { Calibration, type DeviceChoice, deviceChoices, GpuDawn } from "@srcode/gpu"
+import { Calibration, deviceChoices, GpuDawn } from "@srcode/gpu"
 import { Clock, Console, Effect, FileSystem, Layer, Option, Path } from "effect"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
+import { argumentsOf, chosen } from "../arguments.ts"
 import { makeReport, Report, type Size, writeAtomic } from "./Report.ts"
 import { deadlinesOf, secondsFor, worthStarting } from "./schedule.ts"
 import { type Section, sections } from "./sections.ts"
 import { summarise } from "./summary.ts"
 
 const text = { type: "string" } as const
-const { values } = parseArgs({
+const usage = `usage: bench/gpu-check [--out FOLDER] [--minutes N] [--only ${sections.map(({ name }) => name).join(",")}]
+  [--device ${deviceChoices.join("|")}] [--size full|tiny] [--compare] [--python PROGRAM] [--torch-device cuda|cpu]`
+const { values } = argumentsOf(usage, {
   options: {
     out: { ...text, default: "gpu-check" },
     minutes: text,
@@ -33,8 +35,8 @@ const { values } = parseArgs({
     seconds: text
   }
 })
-const device: DeviceChoice = deviceChoices.find((d) => d === values.device) ?? "auto"
-const size: Size = values.size === "tiny" ? "tiny" : "full"
+const device = chosen("device", values.device, deviceChoices)
+const size: Size = chosen("size", values.size, ["full", "tiny"])
 
 /** All sections there are. */
 const known = Effect.gen(function* () {
