@@ -16,11 +16,11 @@ import {
   type Tape,
   type Tensor
 } from "@srcode/gpu"
-import { Clock, Effect, Result } from "effect"
+import { Clock, Effect } from "effect"
 import { hasMatrixUnits, measureCeilings } from "../profile/ceilings.ts"
 import { quickUniforms } from "../profile/randomModel.ts"
 import { guarded, Report } from "./Report.ts"
-import { recorded, waysOf } from "./verify/harness.ts"
+import { type Choice, choicesOf, eachChoice, waysOf } from "./verify/harness.ts"
 
 const round = (x: number): number => Number(x.toPrecision(4))
 
@@ -38,19 +38,12 @@ interface Rung {
 const climb = Effect.fnUntraced(function* (rung: Rung, ceilings: Ceilings, list: string) {
   const gpu = yield* Gpu
   const report = yield* Report
-  const seen = new Set<string>()
-  for (const { info, name: variant, ops, optional } of waysOf(gpu.info, report.size === "full")) {
-    // Variants for drivers that compute on the processor crawl on hardware, and say nothing about it.
-    if (info.software !== gpu.info.software) continue
-    const dry = yield* Effect.result(recorded(rung.record, ops))
-    if (Result.isFailure(dry)) {
-      if (optional === true) continue
-      yield* report.add("problems", { part: `${rung.name} (${variant})`, problem: dry.failure.message })
-      continue
-    }
-    const { dispatches, kernels, signature } = dry.success
-    if (seen.has(signature)) continue
-    seen.add(signature)
+  // Variants for drivers that compute on the processor crawl on hardware, and say nothing about it.
+  const ways = waysOf(gpu.info, report.size === "full").filter(({ info }) => info.software === gpu.info.software)
+  const { choices, refused } = yield* choicesOf(rung.record, ways)
+  for (const { problem, way } of refused)
+    if (way.optional !== true) yield* report.add("problems", { part: `${rung.name} (${way.name})`, problem })
+  const use = Effect.fnUntraced(function* ({ dispatches, kernels, name: variant, ops }: Choice) {
     const hints = rung.keysPerQuery === undefined ? {} : { keysPerQuery: rung.keysPerQuery }
     const costs = dispatches.map((d): Cost => costOf(d, hints))
     const sum = (of: (cost: Cost) => number): number => costs.reduce((total, cost) => total + of(cost), 0)
@@ -92,7 +85,8 @@ const climb = Effect.fnUntraced(function* (rung: Rung, ceilings: Ceilings, list:
         })
       })
     )
-  }
+  })
+  yield* eachChoice(rung.record, choices, use)
 })
 
 /** Random words in a buffer of any size: halves, bytes and nibbles of them are as random; f32 stay small. */
@@ -127,19 +121,48 @@ const pools = Effect.gen(function* () {
   return { floats, words }
 })
 
-/** The heaviest first: time may run out. */
-const layer = [
-  { name: "gate_up", out: 37_888, inner: 3584 },
-  { name: "down", out: 3584, inner: 18_944 },
-  { name: "qkv", out: 4608, inner: 3584 },
-  { name: "o", out: 3584, inner: 3584 }
-] as const
+interface Weight {
+  readonly name: string
+  readonly out: number
+  readonly inner: number
+}
 
-/** Rows to time: of all products of a layer for 16-bit weights; else of the widest, and of the deepest for one row. */
-const rowsOf = (name: string, storage: Storage): ReadonlyArray<number> => {
-  if (storage === "f16") return [4096, 1, 16, 64]
-  if (name === "gate_up") return storage === "f32" ? [4096] : [4096, 1, 64]
-  return name === "down" && storage !== "f32" ? [1] : []
+/** The products of one layer of a 7B model. */
+const [qkv, o, gateUp, down]: readonly [Weight, Weight, Weight, Weight] = [
+  { name: "qkv", out: 4608, inner: 3584 },
+  { name: "o", out: 3584, inner: 3584 },
+  { name: "gate_up", out: 37_888, inner: 3584 },
+  { name: "down", out: 3584, inner: 18_944 }
+]
+
+/** A weight in a storage, and the rows to time it with. */
+interface Climb {
+  readonly weight: Weight
+  readonly storage: Storage
+  readonly rows: ReadonlyArray<number>
+}
+
+/** In the order of what would be missed most: training and decoding with 16-bit weights, then other storages, then other shapes. */
+const climbs = (full: boolean, matrix: boolean): ReadonlyArray<Climb> => {
+  // Tiles are for matrix units.
+  const sixteen: ReadonlyArray<Storage> = matrix ? ["f16", "f16_tiles"] : ["f16"]
+  if (!full) {
+    const weight = { name: "tiny", out: 48, inner: 64 }
+    return (["f32", ...sixteen] as const).map((storage) => ({ weight, storage, rows: [3, 16] }))
+  }
+  const all = (weight: Weight, storages: ReadonlyArray<Storage>, rows: ReadonlyArray<number>) =>
+    storages.map((storage): Climb => ({ weight, storage, rows }))
+  return [
+    ...all(gateUp, sixteen, [4096]),
+    ...all(gateUp, sixteen, [1, 64]),
+    ...all(down, sixteen, [4096, 1]),
+    ...all(gateUp, ["f32"], [4096]),
+    ...all(gateUp, ["int8", "int4"], [1, 64, 4096]),
+    ...all(qkv, sixteen, [4096, 1]),
+    ...all(o, sixteen, [4096, 1]),
+    ...all(down, ["int8", "int4"], [1]),
+    ...all(gateUp, sixteen, [16])
+  ]
 }
 
 /** Few rows come from engines, which declare how many they will ever be. */
@@ -149,10 +172,7 @@ const products = Effect.fnUntraced(function* (ceilings: Ceilings) {
   const gpu = yield* Gpu
   const { size } = yield* Report
   const full = size === "full"
-  const weights = full ? layer : [{ name: "tiny", out: 48, inner: 64 }]
-  const tiles: ReadonlyArray<Storage> = hasMatrixUnits(gpu.info) ? ["f16_tiles"] : []
-  const storages: ReadonlyArray<Storage> = full ? ["f16", ...tiles, "f32", "int8", "int4"] : ["f32", "f16", ...tiles]
-  const one = Effect.fnUntraced(function* (w: (typeof weights)[number], storage: Storage, rows: ReadonlyArray<number>) {
+  const one = Effect.fnUntraced(function* ({ rows, storage, weight: w }: Climb) {
     const { floats, words } = yield* pools
     const b = yield* allocMatrix("b", storage, w.out, w.inner)
     for (const part of b.parts) {
@@ -171,7 +191,8 @@ const products = Effect.fnUntraced(function* (ceilings: Ceilings) {
         record: (tape, ops) => ops.matmulNT(tape, { a, b, out, m, n: w.out, k: w.inner, ...bound(m) })
       }
       yield* climb(nt, ceilings, "matmul")
-      if (m < (w.name === "gate_up" ? 64 : 4096) && full) continue
+      // Gradients come in many rows.
+      if (m < 4096 && full) continue
       const nn: Rung = {
         name: `${w.name} NN`,
         shape: { layout: "NN", ...shape, n: w.inner, k: w.out },
@@ -180,12 +201,8 @@ const products = Effect.fnUntraced(function* (ceilings: Ceilings) {
       yield* climb(nn, ceilings, "matmul")
     }
   }, Effect.scoped)
-  for (const storage of storages) {
-    for (const w of weights) {
-      const rows = full ? rowsOf(w.name, storage) : [3, 16]
-      if (rows.length > 0) yield* guarded(`${w.name} ${storage}`, one(w, storage, rows))
-    }
-  }
+  for (const own of climbs(full, hasMatrixUnits(gpu.info)))
+    yield* guarded(`${own.weight.name} ${own.storage}`, one(own))
 })
 
 const attention = Effect.fnUntraced(function* (ceilings: Ceilings) {

@@ -6,7 +6,7 @@ import { Gpu, GpuDawn, type GpuError } from "@srcode/gpu"
 import { Effect, type Scope } from "effect"
 import { Report } from "./Report.ts"
 import { attentionCases } from "./verify/attention.ts"
-import { type CheckCase, choicesOf, reset, type Way, waysOf } from "./verify/harness.ts"
+import { type CheckCase, choicesOf, eachChoice, reset, type Way, waysOf } from "./verify/harness.ts"
 import { layerCases } from "./verify/layer.ts"
 import { oneOfEach } from "./verify/products.ts"
 
@@ -22,14 +22,16 @@ const bitsOf = (one: CheckCase, ways: ReadonlyArray<Way>): Effect.Effect<Readonl
     const gpu = yield* Gpu
     const { outputs, record } = yield* one.prepare
     const { choices } = yield* choicesOf(record, ways)
-    return yield* Effect.forEach(choices, ({ kernels, name: variant, ops }) =>
+    const found: Array<Bits> = []
+    yield* eachChoice(record, choices, ({ kernels, name: variant, ops }) =>
       Effect.gen(function* () {
         for (const output of outputs) yield* reset(output)
         yield* gpu.submit(`bits ${one.name}`, (tape) => record(tape, ops))
         const words = yield* Effect.forEach(outputs, ({ tensor }) => gpu.read({ ...tensor, element: "u32" as const }))
-        return { variant, kernels, words }
+        found.push({ variant, kernels, words })
       })
     )
+    return found
   }).pipe(Effect.scoped)
 
 const same = (a: ReadonlyArray<Uint32Array>, b: ReadonlyArray<Uint32Array> | undefined): boolean =>

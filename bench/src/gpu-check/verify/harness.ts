@@ -189,12 +189,8 @@ export interface Choice extends Way {
   readonly kernels: ReadonlyArray<string>
 }
 
-/**
- * The ways that lead to different kernels for a recording, and why others cannot take it. Pipelines of all of them are made at once, as
- * drivers compile side by side.
- */
+/** The ways that lead to different kernels for a recording, and why others cannot take it. */
 export const choicesOf = Effect.fnUntraced(function* (record: Prepared["record"], ways: ReadonlyArray<Way>) {
-  const gpu = yield* Gpu
   const choices = new Map<string, Choice>()
   const refused: Array<{ readonly way: Way; readonly problem: string }> = []
   for (const way of ways) {
@@ -202,15 +198,30 @@ export const choicesOf = Effect.fnUntraced(function* (record: Prepared["record"]
     if (Result.isFailure(dry)) refused.push({ way, problem: dry.failure.message })
     else if (!choices.has(dry.success.signature)) choices.set(dry.success.signature, { ...way, ...dry.success })
   }
-  const found = [...choices.values()]
-  // What fails here fails again below, where it can be told which one it is.
-  if (found.length > 1 && !gpu.info.software)
-    yield* Effect.ignore(
-      gpu.submit("compile", (tape) => {
-        for (const { ops } of found) record(tape, ops)
-      })
-    )
-  return { choices: found, refused }
+  return { choices: [...choices.values()], refused }
+})
+
+/** Pipelines that are made side by side, as drivers can: few enough that being stopped among them costs little. */
+const sideBySide = 8
+
+/** Uses the choices in turn; the pipelines of some are made at once before the first of them. */
+export const eachChoice = Effect.fnUntraced(function* <E, R>(
+  record: Prepared["record"],
+  choices: ReadonlyArray<Choice>,
+  use: (choice: Choice) => Effect.Effect<void, E, R>
+) {
+  const gpu = yield* Gpu
+  for (let at = 0; at < choices.length; at += sideBySide) {
+    const some = choices.slice(at, at + sideBySide)
+    // What fails here fails again when it is used, where it can be told which one it is.
+    if (some.length > 1 && !gpu.info.software)
+      yield* Effect.ignore(
+        gpu.submit("compile", (tape) => {
+          for (const { ops } of some) record(tape, ops)
+        })
+      )
+    for (const choice of some) yield* use(choice)
+  }
 })
 
 export const reset = Effect.fnUntraced(function* ({ initial, tensor }: Expected) {
@@ -259,7 +270,7 @@ export const checkCase = Effect.fn("check.case")(function* (
       said.add(problem)
       yield* onVerdict(failed(way.name, [], problem))
     }
-    for (const { dispatches, kernels, name: variant, ops } of choices) {
+    const use = Effect.fnUntraced(function* ({ dispatches, kernels, name: variant, ops }: Choice) {
       const coarse = coarseOf(dispatches)
       const verdict = yield* Effect.gen(function* () {
         for (const output of outputs) yield* reset(output)
@@ -277,7 +288,8 @@ export const checkCase = Effect.fn("check.case")(function* (
         return verdict
       }).pipe(Effect.catch((error) => Effect.succeed(failed(variant, kernels, error.message, rungsOf(dispatches)))))
       yield* onVerdict(verdict)
-    }
+    })
+    yield* eachChoice(record, choices, use)
   }).pipe(Effect.scoped)
   yield* own.pipe(Effect.catch((error) => onVerdict(failed("preparation", [], error.message))))
 })

@@ -11,7 +11,9 @@ import {
 } from "@srcode/gpu"
 import { blockDiagonal } from "@srcode/kernels/lora/reference"
 import { type Layout, matmul } from "@srcode/kernels/matmul/reference"
-import { unpackF16, unpackInt4, unpackInt8 } from "@srcode/kernels/weight/reference"
+import { rmsNorm } from "@srcode/kernels/rms_norm/reference"
+import { swiglu } from "@srcode/kernels/swiglu/reference"
+import { unpackF16, unpackF16Tiles, unpackInt4, unpackInt8 } from "@srcode/kernels/weight/reference"
 import { Effect } from "effect"
 import { type CheckCase, f32, inputs, result } from "./harness.ts"
 
@@ -172,17 +174,47 @@ const mask: CheckCase = {
   })
 }
 
+/** Products of few rows that take the norm of their rows and a gate along where the device can; elsewhere these are kernels of their own. */
+const fused = (storage: Storage, gated: boolean, seed: number): CheckCase => ({
+  name: `matmul NT of normed rows, ${storage}${gated ? ", gated" : ""}`,
+  prepare: Effect.gen(function* () {
+    const random = inputs(seed)
+    const [m, n, k, eps] = [3, 72, 96, 1e-6]
+    const [x, w] = [random.floats(m * k), random.floats(k)]
+    const values = random.floats(n * k, 1 / Math.sqrt(k))
+    const b = yield* allocMatrix("check", storage, n, k)
+    yield* writeRows(b, 0, n, packRows(storage, values, n, k))
+    const t = { a: yield* f32(x), w: yield* f32(w), normed: yield* result(m * k), rstd: yield* result(m) }
+    const [wide, out] = [yield* result(m * n), yield* result(gated ? (m * n) / 2 : m * n)]
+    const normed = rmsNorm(x, w, m, k, eps).y
+    const plain = matmul("NT", { a: normed, b: meaning(storage, values, n, k), m, n, k })
+    const args = { b, m, n, k, capacity: 8 }
+    return {
+      record: (tape, ops) => {
+        const can = ops.fused(args)
+        if (can.norm && (can.gated || !gated))
+          return ops.matmulNT(tape, { ...args, a: t.a, out, norm: { weight: t.w, eps }, ...(gated ? { gated } : {}) })
+        ops.rmsNorm(tape, { x: t.a, w: t.w, y: t.normed, rstd: t.rstd, rows: m, dim: k, eps })
+        ops.matmulNT(tape, { ...args, a: t.normed, out: gated ? wide : out })
+        if (gated) ops.swiglu(tape, { gu: wide, y: out, rows: m, dim: n / 2 })
+      },
+      outputs: [{ name: "out", tensor: out, expected: gated ? swiglu(plain, m, n / 2) : plain }]
+    }
+  })
+})
+
 /** Merging into 16 bits rounds once, to the nearest. */
-const merge: CheckCase = {
-  name: "merge an adapter into f16",
+const merge = (storage: "f16" | "f16_tiles"): CheckCase => ({
+  name: `merge an adapter into ${storage}`,
   prepare: Effect.gen(function* () {
     const gpu = yield* Gpu
     const random = inputs(71)
     const [rows, cols, width, scale] = [70, 96, 8, 0.5]
     const w = random.floats(rows * cols)
     const [b, a] = [random.floats(rows * width, 0.3), random.floats(width * cols, 0.3)]
-    const packed = packRows("f16", w, rows, cols)
-    const matrix = yield* allocMatrix("check", "f16", rows, cols)
+    const packed = packRows(storage, w, rows, cols)
+    const matrix = yield* allocMatrix("check", storage, rows, cols)
+    const unpack = storage === "f16" ? unpackF16 : unpackF16Tiles
     const part = matrix.parts[0]
     const tensors = { b: yield* f32(b), a: yield* f32(a) }
     const expected = matmul("NN", {
@@ -192,7 +224,7 @@ const merge: CheckCase = {
       n: cols,
       k: width,
       alpha: scale,
-      previous: unpackF16(packed.data, rows, cols, matrix.stride)
+      previous: unpack(packed.data, rows, cols, matrix.stride)
     })
     const data = part?.data ?? (yield* gpu.alloc("none", "u32", 1))
     return {
@@ -204,7 +236,7 @@ const merge: CheckCase = {
           initial: packed.data,
           expected: (actual) => {
             const words = Uint32Array.from({ length: actual.length }, (_, i) => actual[i] ?? 0)
-            const merged = unpackF16(words, rows, cols, matrix.stride)
+            const merged = unpack(words, rows, cols, matrix.stride)
             let worst = 0
             for (let i = 0; i < expected.length; i++) {
               const y = expected[i] ?? Number.NaN
@@ -219,7 +251,7 @@ const merge: CheckCase = {
       ]
     }
   })
-}
+})
 
 /** `large` adds shapes of real models, checked by some of their rows. */
 export const productCases = (large: boolean): ReadonlyArray<CheckCase> => {
@@ -271,5 +303,7 @@ export const productCases = (large: boolean): ReadonlyArray<CheckCase> => {
   }
   if (large)
     list.push({ layout: "TN", m: 24, n: 3584, k: 4096, rows: 4 }, { layout: "TN", m: 3584, n: 24, k: 1000, rows: 6 })
-  return [...oneOfEach(), ...list.map((p, i) => product(p, 1000 + i)), mask, merge]
+  const few = storages.flatMap((storage, i) => [false, true].map((gated) => fused(storage, gated, 800 + i)))
+  const others = [mask, merge("f16"), merge("f16_tiles")]
+  return [...oneOfEach(), ...few, ...others, ...list.map((p, i) => product(p, 1000 + i))]
 }
