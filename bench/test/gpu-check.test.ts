@@ -4,14 +4,25 @@ import * as fs from "node:fs"
 import * as os from "node:os"
 import * as nodePath from "node:path"
 import { assert, describe, it, layer } from "@effect/vitest"
-import { Gpu, GpuDawn, type KernelName, kernelNames, matmulVariants, rungOf } from "@srcode/gpu"
+import {
+  attentionVariants,
+  Gpu,
+  GpuDawn,
+  type KernelName,
+  kernelNames,
+  matmulVariants,
+  rungOf,
+  unusable
+} from "@srcode/gpu"
 import { Effect } from "effect"
 import { deadlinesOf, secondsFor } from "../src/gpu-check/schedule.ts"
 import { sections } from "../src/gpu-check/sections.ts"
 import { summarise } from "../src/gpu-check/summary.ts"
+import { attentionCases } from "../src/gpu-check/verify/attention.ts"
 import {
   type CheckCase,
   checkCase,
+  choicesOf,
   errorOf,
   f32,
   result,
@@ -19,6 +30,7 @@ import {
   type Verdict,
   waysOf
 } from "../src/gpu-check/verify/harness.ts"
+import { oneOfEach } from "../src/gpu-check/verify/products.ts"
 
 const program = nodePath.resolve(import.meta.dirname, "../src/gpu-check/main.ts")
 
@@ -213,6 +225,41 @@ describe("rungs by name", () => {
     assert.deepStrictEqual(ran("matmul_pack", {}), [])
     assert.deepStrictEqual(ran("matmul_register", {}), [])
   })
+})
+
+layer(GpuDawn.layerNull)("on a card", (it) => {
+  it.effect("every rung that it can run is led to, and every variant of attention", () =>
+    Effect.gen(function* () {
+      const gpu = yield* Gpu
+      const info = {
+        ...gpu.info,
+        ...{ software: false, subgroupSize: [32, 32] as const },
+        subgroupMatrixConfigs: [{ componentType: "f16", resultComponentType: "f32", M: 16, N: 16, K: 16 }],
+        limits: { ...gpu.info.limits, maxComputeWorkgroupStorageSize: 49152, maxComputeInvocationsPerWorkgroup: 1024 }
+      }
+      const ways = waysOf(info, true)
+      const reached = Effect.fnUntraced(function* (cases: ReadonlyArray<CheckCase>) {
+        const choices = yield* Effect.forEach(cases, ({ prepare }) =>
+          Effect.flatMap(prepare, ({ record }) => choicesOf(record, ways)).pipe(Effect.scoped)
+        )
+        return choices.flatMap((own) => own.choices)
+      })
+      const products = yield* reached(oneOfEach())
+      const rungs = new Set(products.flatMap(({ dispatches }) => rungsOf(dispatches)))
+      const usable = matmulVariants.filter((variant) => unusable(info, variant) === undefined)
+      assert.isAbove(usable.length, 15)
+      assert.deepStrictEqual(
+        usable.filter((variant) => !rungs.has(variant)),
+        []
+      )
+      const kernels = new Set((yield* reached(attentionCases(true).slice(4, 5))).flatMap((choice) => choice.kernels))
+      for (const variant of attentionVariants(info, { rows: 100, heads: 8, kvHeads: 2, headDim: 128 }))
+        assert.isTrue(
+          kernels.has(variant === "invocation" ? "attention_forward" : `attention_forward_${variant}`),
+          variant
+        )
+    })
+  )
 })
 
 describe("errors and summaries", () => {
