@@ -3,9 +3,11 @@ import { Effect } from "effect"
 import { Report } from "../src/gpu-check/Report.ts"
 import type { Section } from "../src/gpu-check/sections.ts"
 
-const found = Effect.flatMap(Report, (report) =>
-  Effect.andThen(report.add("holds", { what: "a section had begun", ok: true }), report.left)
-)
+const found = Effect.gen(function* () {
+  const report = yield* Report
+  yield* report.add("holds", { what: "a section had begun", ok: true })
+  yield* report.trying("a rung that is wrong")
+})
 
 export const sections: ReadonlyArray<Section> = [
   {

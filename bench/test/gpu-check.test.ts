@@ -3,6 +3,7 @@ import { spawn } from "node:child_process"
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as nodePath from "node:path"
+import { NodeServices } from "@effect/platform-node"
 import { assert, describe, it, layer } from "@effect/vitest"
 import {
   attentionVariants,
@@ -14,7 +15,8 @@ import {
   rungOf,
   unusable
 } from "@srcode/gpu"
-import { Effect } from "effect"
+import { Effect, FileSystem, Layer } from "effect"
+import { makeReport, Report } from "../src/gpu-check/Report.ts"
 import { deadlinesOf, secondsFor } from "../src/gpu-check/schedule.ts"
 import { sections } from "../src/gpu-check/sections.ts"
 import { summarise } from "../src/gpu-check/summary.ts"
@@ -97,6 +99,8 @@ describe("gpu-check as a program", () => {
       const { after, crash, hang } = sections
       assert.deepStrictEqual([crash.status, hang.status, after.status], ["ended early", "out of time", "done"], stdout)
       for (const { found } of [crash, hang, after]) assert.isTrue(found.holds[0].ok)
+      assert.deepStrictEqual([crash.during, hang.during], ["a rung that is wrong", "a rung that is wrong"])
+      assert.isUndefined(after.during)
       // The parts are 5, 5 and 10 of 17.1 seconds.
       assert.approximately(crash.limit, 17.1 / 4, 0.3)
       assert.approximately(hang.limit, 17.1 / 2 - crash.seconds, 0.5)
@@ -130,7 +134,7 @@ describe("gpu-check as a program", () => {
     }))
 })
 
-layer(GpuDawn.layerWith({ device: "auto" }))("the harness", (it) => {
+layer(Layer.mergeAll(GpuDawn.layerWith({ device: "auto" }), NodeServices.layer))("the harness", (it) => {
   it.effect("finds wrong numbers, unwritten ones and refused dispatches, and runs each choice of kernels once", () =>
     Effect.gen(function* () {
       const gpu = yield* Gpu
@@ -147,9 +151,14 @@ layer(GpuDawn.layerWith({ device: "auto" }))("the harness", (it) => {
       const ways = waysOf(gpu.info, false)
       const silu = (x: number) => x / (1 + Math.exp(-x))
       const right = [2 * silu(1), 2 * silu(-1)]
+      const folder = yield* (yield* FileSystem.FileSystem).makeTempDirectoryScoped()
+      const options = { file: `${folder}/report.json`, folder, size: "tiny", device: "auto", seconds: 60 } as const
+      const report = yield* makeReport(options)
       const run = Effect.fnUntraced(function* (name: string, expected: ReadonlyArray<number>, rows: number) {
         const verdicts: Array<Verdict> = []
-        yield* checkCase(one(name, expected, rows), ways, (verdict) => Effect.sync(() => void verdicts.push(verdict)))
+        yield* checkCase(one(name, expected, rows), ways, (verdict) =>
+          Effect.sync(() => void verdicts.push(verdict))
+        ).pipe(Effect.provideService(Report, report))
         return verdicts
       })
       const good = yield* run("right", right, 1)

@@ -20,6 +20,13 @@ export class Report extends Context.Service<
     readonly set: (name: string, value: unknown) => Effect.Effect<void>
     /** Adds to a list of findings and writes the file. */
     readonly add: (name: string, value: unknown) => Effect.Effect<void>
+    /** Adds several and sets others with one writing: files of thousands of findings take time to write. */
+    readonly merge: (
+      added: Readonly<Record<string, ReadonlyArray<unknown>>>,
+      values: Readonly<Record<string, unknown>>
+    ) => Effect.Effect<void>
+    /** What is about to be tried, for the case that the process ends with it. */
+    readonly trying: (what: string) => Effect.Effect<void>
   }
 >()("@srcode/bench/Report") {}
 
@@ -46,26 +53,32 @@ export const makeReport = Effect.fnUntraced(function* ({ device, file, folder, s
   const lists = new Map<string, Array<unknown>>()
   const save = writeAtomic(file, found).pipe(Effect.provideService(FileSystem.FileSystem, fs), Effect.orDie)
   yield* save
+  const listOf = (name: string): Array<unknown> => {
+    const list = lists.get(name) ?? []
+    lists.set(name, list)
+    found[name] = list
+    return list
+  }
+  const merge: (typeof Report)["Service"]["merge"] = (added, values) =>
+    Effect.suspend(() => {
+      for (const [name, more] of Object.entries(added)) listOf(name).push(...more)
+      Object.assign(found, values)
+      return save
+    })
   return Report.of({
     size,
     device,
     folder,
     left: Effect.map(Clock.currentTimeMillis, (now) => Math.max(0, (end - now) / 1000)),
-    set: (name, value) =>
-      Effect.suspend(() => {
-        found[name] = value
-        return save
-      }),
-    add: (name, value) =>
-      Effect.suspend(() => {
-        const list = lists.get(name) ?? []
-        lists.set(name, list)
-        list.push(value)
-        found[name] = list
-        return save
-      })
+    set: (name, value) => merge({}, { [name]: value }),
+    add: (name, value) => merge({ [name]: [value] }, {}),
+    merge,
+    trying: (what) => Effect.ignore(fs.writeFileString(tryingFile(file), what))
   })
 })
+
+/** Beside a section's findings: what it tried last. */
+export const tryingFile = (file: string): string => `${file}.trying`
 
 /** Runs a part of a section; what goes wrong in it is a finding, and the next part goes on. */
 export const guarded = <A, E, R>(name: string, work: Effect.Effect<A, E, R>): Effect.Effect<void, never, R | Report> =>

@@ -10,7 +10,7 @@ import { Calibration, deviceChoices, GpuDawn } from "@srcode/gpu"
 import { Clock, Console, Effect, FileSystem, Layer, Option, Path } from "effect"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
 import { argumentsOf, chosen } from "../arguments.ts"
-import { makeReport, Report, type Size, writeAtomic } from "./Report.ts"
+import { makeReport, Report, type Size, tryingFile, writeAtomic } from "./Report.ts"
 import { deadlinesOf, secondsFor, worthStarting } from "./schedule.ts"
 import { type Section, sections } from "./sections.ts"
 import { summarise } from "./summary.ts"
@@ -90,6 +90,8 @@ interface Outcome {
   readonly seconds: number
   readonly limit: number
   readonly code?: number
+  /** What was being tried when it ended other than by itself. */
+  readonly during?: string
   readonly found: unknown
 }
 
@@ -132,10 +134,13 @@ const spawned = Effect.fnUntraced(function* (name: string, limit: number, cache:
     Effect.catch(() => Effect.succeed(null))
   )
   if (!compares) yield* Effect.ignore(fs.remove(file))
+  const tried = yield* Effect.option(fs.readFileString(tryingFile(file)))
+  yield* fs.remove(tryingFile(file), { force: true })
   const seconds = ((yield* Clock.currentTimeMillis) - started) / 1000
+  const during = Option.isSome(tried) && Option.getOrElse(code, () => -1) !== 0 ? { during: tried.value } : {}
   const outcome: Outcome = Option.isNone(code)
-    ? { status: "out of time", seconds, limit, found }
-    : { status: code.value === 0 ? "done" : "ended early", seconds, limit, code: code.value, found }
+    ? { status: "out of time", seconds, limit, ...during, found }
+    : { status: code.value === 0 ? "done" : "ended early", seconds, limit, code: code.value, ...during, found }
   return outcome
 })
 
@@ -181,6 +186,7 @@ const all = Effect.gen(function* () {
     yield* Console.log(
       `${name}: ${outcome.status} after ${outcome.seconds.toFixed(1)} of ${outcome.limit.toFixed(0)} s`
     )
+    if (outcome.during !== undefined) yield* Console.log(`  ended while trying ${outcome.during}`)
     for (const line of lines) yield* Console.log(`  ${line}`)
   }
   const verdict = !good ? "NOT all verified" : late.length > 0 ? "nothing failed" : "all verified"

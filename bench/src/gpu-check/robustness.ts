@@ -17,7 +17,7 @@ interface Bits {
 }
 
 /** What every way leaves in every output of a case, or what went wrong. */
-const bitsOf = (one: CheckCase, ways: ReadonlyArray<Way>): Effect.Effect<ReadonlyArray<Bits>, GpuError, Gpu> =>
+const bitsOf = (one: CheckCase, ways: ReadonlyArray<Way>): Effect.Effect<ReadonlyArray<Bits>, GpuError, Gpu | Report> =>
   Effect.gen(function* () {
     const gpu = yield* Gpu
     const { outputs, record } = yield* one.prepare

@@ -144,7 +144,10 @@ export const summarise = (
   }
   if (calibration) {
     lines.push(...Object.entries(calibration.byClass).map(([kind, rung]) => `${kind}: ${rung}`))
-    lines.push(...calibration.dropped.map((d) => `dropped ${d.variant} ${d.where}: ${d.reason.slice(0, 150)}`))
+    const late = calibration.dropped.filter(({ reason }) => reason.startsWith("not tried"))
+    const wrong = calibration.dropped.filter((d) => !late.includes(d))
+    lines.push(...wrong.map((d) => `dropped ${d.variant} ${d.where}: ${d.reason.slice(0, 150)}`))
+    if (late.length > 0) lines.push(`${late.length} more not tried, for want of time`)
   }
   lines.push(...holds.map(({ ok, what }) => `${ok ? "holds" : "DOES NOT HOLD"}: ${what}`))
   for (const r of matmul)

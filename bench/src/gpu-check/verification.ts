@@ -48,13 +48,13 @@ const check = Effect.fnUntraced(function* (
   const ways = waysOf(gpu.info, large)
   const verdicts: Array<Verdict> = []
   for (const [i, one] of cases.entries()) {
+    const before = verdicts.length
     yield* checkCase(one, ways, (verdict) => {
       verdicts.push(verdict)
-      return report.add("verdicts", { ...verdict, error: round(verdict.error) })
+      return verdict.ok ? Effect.void : report.set("failing", verdict)
     })
     const good = new Set(verdicts.filter(({ ok }) => ok).flatMap(({ kernels }) => kernels))
-    yield* report.set("variants", standings(verdicts))
-    yield* report.set("summary", {
+    const summary = {
       cases: `${i + 1} of ${cases.length}`,
       passed: verdicts.filter(({ ok }) => ok).length,
       failed: verdicts
@@ -65,7 +65,9 @@ const check = Effect.fnUntraced(function* (
       untouched: kernelNames
         .filter((kernel) => ours(kernel) && !good.has(kernel))
         .map((kernel) => ({ kernel, needs: kernelSpec(kernel).features }))
-    })
+    }
+    const fresh = verdicts.slice(before).map((verdict) => ({ ...verdict, error: round(verdict.error) }))
+    yield* report.merge({ verdicts: fresh }, { variants: standings(verdicts), summary })
   }
 })
 

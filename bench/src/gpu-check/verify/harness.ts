@@ -24,6 +24,7 @@ import {
   unusable
 } from "@srcode/gpu"
 import { Effect, Result, type Scope } from "effect"
+import { Report } from "../Report.ts"
 
 /** What an operation leaves in a tensor. */
 export interface Expected {
@@ -211,16 +212,22 @@ export const eachChoice = Effect.fnUntraced(function* <E, R>(
   use: (choice: Choice) => Effect.Effect<void, E, R>
 ) {
   const gpu = yield* Gpu
+  const report = yield* Report
   for (let at = 0; at < choices.length; at += sideBySide) {
     const some = choices.slice(at, at + sideBySide)
     // What fails here fails again when it is used, where it can be told which one it is.
-    if (some.length > 1 && !gpu.info.software)
+    if (some.length > 1 && !gpu.info.software) {
+      yield* report.trying(`making ${some.map(({ name }) => name).join(", ")}`)
       yield* Effect.ignore(
         gpu.submit("compile", (tape) => {
           for (const { ops } of some) record(tape, ops)
         })
       )
-    for (const choice of some) yield* use(choice)
+    }
+    for (const choice of some) {
+      yield* report.trying(`${choice.name}: ${choice.kernels.join(", ")}`)
+      yield* use(choice)
+    }
   }
 })
 
