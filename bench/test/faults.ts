@@ -12,12 +12,12 @@ const found = Effect.gen(function* () {
 export const sections: ReadonlyArray<Section> = [
   {
     name: "crash",
-    part: 5,
+    part: 8,
     run: Effect.andThen(found, () => Effect.sync(() => process.kill(process.pid, "SIGSEGV")))
   },
   {
     name: "hang",
-    part: 5,
+    part: 4,
     // As a driver hangs: neither timers nor signals are heard.
     run: Effect.andThen(found, () =>
       Effect.sync(() => {
@@ -26,5 +26,5 @@ export const sections: ReadonlyArray<Section> = [
       })
     )
   },
-  { name: "after", part: 10, run: found }
+  { name: "after", part: 8, run: found }
 ]

@@ -91,7 +91,18 @@ describe("gpu-check as a program", () => {
     inFolder(async (folder) => {
       const faults = nodePath.resolve(import.meta.dirname, "faults.ts")
       const only = ["crash", "hang", "after"]
-      const args = ["--before", faults, "--only", only.join(","), "--size", "tiny", "--minutes", "0.3", "--out", folder]
+      const args = [
+        "--before",
+        faults,
+        "--only",
+        only.join(","),
+        "--size",
+        "tiny",
+        "--minutes",
+        "0.33",
+        "--out",
+        folder
+      ]
       const { code, stdout } = await start(args).ended
       assert.strictEqual(code, 1)
       const { sections } = readJson(nodePath.join(folder, "gpu-check.json"))
@@ -101,11 +112,12 @@ describe("gpu-check as a program", () => {
       for (const { found } of [crash, hang, after]) assert.isTrue(found.holds[0].ok)
       assert.deepStrictEqual([crash.during, hang.during], ["a rung that is wrong", "a rung that is wrong"])
       assert.isUndefined(after.during)
-      // The parts are 5, 5 and 10 of 17.1 seconds.
-      assert.approximately(crash.limit, 17.1 / 4, 0.3)
-      assert.approximately(hang.limit, 17.1 / 2 - crash.seconds, 0.5)
+      // The parts are 8, 4 and 8 of 95 % of 19.8 seconds.
+      const all = 0.95 * 19.8
+      assert.approximately(crash.limit, 0.4 * all, 0.3)
+      assert.approximately(hang.limit, 0.6 * all - crash.seconds, 0.5)
       assert.isAtLeast(hang.seconds, hang.limit - 0.1)
-      assert.isAtLeast(after.limit, 17.1 / 2 - 1)
+      assert.isAtLeast(after.limit, 0.4 * all - 1)
       assert.include(stdout, "NOT all verified; out of time: hang")
       assert.deepStrictEqual(fs.readdirSync(folder), ["gpu-check.json"])
     }))
