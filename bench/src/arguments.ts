@@ -1,4 +1,4 @@
-/** Command-line arguments of the programs here: `--help` prints the usage; what is wrong is told in one line, with exit code 2. */
+/** Command-line arguments of the programs here: `--help` prints the usage; what is wrong is told in one line, with exit code 1. */
 import { type ParseArgsConfig, parseArgs } from "node:util"
 
 const stop = (text: string, code: number): never => {
@@ -12,10 +12,10 @@ export const argumentsOf = <T extends ParseArgsConfig>(usage: string, config: T)
   try {
     return parseArgs(config)
   } catch (error) {
-    return stop(`${error instanceof Error ? error.message.split(". ")[0] : String(error)}; see --help`, 2)
+    return stop(`${error instanceof Error ? error.message.split(". ")[0] : String(error)}; see --help`, 1)
   }
 }
 
 /** The one of `choices` that a flag names. */
 export const chosen = <A extends string>(flag: string, value: string, choices: ReadonlyArray<A>): A =>
-  choices.find((choice) => choice === value) ?? stop(`--${flag} ${value}: choose one of ${choices.join(", ")}`, 2)
+  choices.find((choice) => choice === value) ?? stop(`--${flag} ${value}: choose one of ${choices.join(", ")}`, 1)
