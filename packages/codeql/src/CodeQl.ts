@@ -9,7 +9,7 @@
  * 2000), CODEQL_TIMEOUT_SECONDS (wall clock per command), CODEQL_THREADS (0 = all), CODEQL_RAM_MB.
  */
 import { createHash } from "node:crypto"
-import { NodeServices } from "@effect/platform-node"
+import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Analysis, type Snippet } from "@srcode/domain"
 import { stripAnalyzerTricks } from "@srcode/sandbox"
 import { Config, Context, Effect, FileSystem, Layer, Path, Schema, Semaphore } from "effect"

@@ -11,7 +11,7 @@
  */
 import { createServer } from "node:http"
 import { createServer as createProbe } from "node:net"
-import { NodeHttpServer } from "@effect/platform-node"
+import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import { UserError } from "@srcode/domain"
 import { Cause, Duration, Effect, type Scope } from "effect"
 import { HttpServer, HttpServerRequest, HttpServerResponse } from "effect/http"
