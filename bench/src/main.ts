@@ -13,9 +13,10 @@ import { argumentsOf, chosen } from "./arguments.ts"
 import { measureCheckpoint } from "./checkpoint/checkpoint.ts"
 import { measureVariant } from "./checkpoint/variant.ts"
 import { engine } from "./engine.ts"
+import { ladder } from "./ladder.ts"
 import { comparePeers, peerNames } from "./peers/report.ts"
 
-const usage = `usage: npm run bench [-- engine|peers|checkpoint] [--out FILE] [--device ${deviceChoices.join("|")}] [--rounds N]
+const usage = `usage: npm run bench [-- engine|ladder|peers|checkpoint] [--out FILE] [--device ${deviceChoices.join("|")}] [--rounds N]
   peers:      [--peers ${peerNames.join(",")}] [--only matmul,layer,generate]
   checkpoint: [--model DIR]`
 const { values, positionals } = argumentsOf(usage, {
@@ -40,6 +41,7 @@ const version = (name: string): string =>
 /** What is measured, and the word it adds to the file's name. */
 const subjects = {
   engine: { suffix: "", run: engine(rounds) },
+  ladder: { suffix: "ladder-", run: ladder(rounds) },
   peers: {
     suffix: "peers-",
     run: comparePeers({
@@ -64,7 +66,7 @@ const subject = Object.entries(subjects).find(([name]) => name === (positionals[
 
 const program = Effect.gen(function* () {
   if (subject === undefined) {
-    yield* Console.error(`there is no benchmark "${positionals[0]}"; choose engine, peers or checkpoint`)
+    yield* Console.error(`there is no benchmark "${positionals[0]}"; choose engine, ladder, peers or checkpoint`)
     return 1
   }
   const gpu = yield* Gpu
