@@ -3,7 +3,8 @@
  * place of the 16 x 16 x 16 subgroup matrices, so everything around them (staging, masks, scales, order) is computed for real.
  *
  * Of each matrix a lane holds what it needs: one row of a left operand, eight columns of a right one, eight elements of a
- * result. Subgroups are 32 consecutive invocations. Arrays that matrices lie in are of vec4<u32> (eight halves, four floats), or of f16 and f32.
+ * result. A right one is the place of its halves among the lane's last few: arrays of that size passed by value take compilers seconds.
+ * Subgroups are 32 consecutive invocations. Arrays that matrices lie in are of vec4<u32> (eight halves, four floats), or of f16 and f32.
  */
 import { Effect, Layer } from "effect"
 import { type AdapterInfo, Gpu } from "../src/index.ts"
@@ -11,16 +12,31 @@ import { makeDevice } from "../src/internal/device.ts"
 
 const types: ReadonlyArray<readonly [RegExp, string]> = [
   [/subgroup_matrix_left<f16, 16, 16>/g, "array<f32, 16>"],
-  [/subgroup_matrix_right<f16, 16, 16>/g, "array<f32, 128>"],
+  [/subgroup_matrix_right<f16, 16, 16>/g, "u32"],
   [/subgroup_matrix_result<f32, 16, 16>/g, "array<f32, 8>"]
 ]
 
-const common = `
+/** As many right operands as a text holds at once, and some. */
+const placesOf = (text: string): number => 64 * Math.max(4, 2 + text.split(/: subgroup_matrix_right</).length)
+
+const commonOf = (places: number): string => `
 var<private> emu_lane: u32;
 var<private> emu_zero: u32; // zero, which compilers cannot know: unrolled, these loops take them minutes
-fn emu_mma(a: array<f32, 16>, b: array<f32, 128>, c: array<f32, 8>) -> array<f32, 8> {
-  var left = a; var right = b; var sum = c;
-  for (var n = 0u; n < 8u + emu_zero; n++) { for (var k = 0u; k < 16u + emu_zero; k++) { sum[n] = fma(left[k], right[n * 16u + k], sum[n]); } }
+var<private> emu_right: array<u32, ${places}>; // 64 pairs of each matrix, down the columns
+var<private> emu_next: u32;
+fn emu_place() -> u32 {
+  let place = emu_next;
+  emu_next = (place + 64u) % ${places}u;
+  return place;
+}
+fn emu_mma(a: array<f32, 16>, b: u32, c: array<f32, 8>) -> array<f32, 8> {
+  var left = a; var sum = c;
+  for (var n = 0u; n < 8u + emu_zero; n++) {
+    for (var k = 0u; k < 8u + emu_zero; k++) {
+      let right = unpack2x16float(emu_right[b + n * 8u + k]);
+      sum[n] = fma(left[2u * k + 1u], right.y, fma(left[2u * k], right.x, sum[n]));
+    }
+  }
   return sum;
 }
 fn emu_scale(c: array<f32, 8>, s: f32) -> array<f32, 8> {
@@ -43,15 +59,21 @@ fn emu_left_row_major_${name}(at: u32, stride: u32) -> array<f32, 16> {
   for (var k = 0u; k < 16u + emu_zero; k++) { out[k] = emu_half_${name}((at + (emu_lane / 2u) * stride) * ${per}u + k); }
   return out;
 }
-fn emu_right_row_major_${name}(at: u32, stride: u32) -> array<f32, 128> {
-  var out: array<f32, 128>;
-  for (var e = 0u; e < 128u + emu_zero; e++) { out[e] = emu_half_${name}((at + (e % 16u) * stride) * ${per}u + (emu_lane % 2u) * 8u + e / 16u); }
-  return out;
+fn emu_right_row_major_${name}(at: u32, stride: u32) -> u32 {
+  let to = emu_place();
+  for (var e = 0u; e < 64u + emu_zero; e++) {
+    let i = (at + 2u * (e % 8u) * stride) * ${per}u + (emu_lane % 2u) * 8u + e / 8u;
+    emu_right[to + e] = pack2x16float(vec2(emu_half_${name}(i), emu_half_${name}(i + stride * ${per}u)));
+  }
+  return to;
 }
-fn emu_right_col_major_${name}(at: u32, stride: u32) -> array<f32, 128> {
-  var out: array<f32, 128>;
-  for (var e = 0u; e < 128u + emu_zero; e++) { out[e] = emu_half_${name}((at + ((emu_lane % 2u) * 8u + e / 16u) * stride) * ${per}u + e % 16u); }
-  return out;
+fn emu_right_col_major_${name}(at: u32, stride: u32) -> u32 {
+  let to = emu_place();
+  for (var e = 0u; e < 64u + emu_zero; e++) {
+    let i = (at + ((emu_lane % 2u) * 8u + e / 8u) * stride) * ${per}u + 2u * (e % 8u);
+    emu_right[to + e] = pack2x16float(vec2(emu_half_${name}(i), emu_half_${name}(i + 1u)));
+  }
+  return to;
 }
 `
 
@@ -92,7 +114,7 @@ export const emulate = (text: string): string => {
       `$1\n  emu_lane = li % 32u;\n  emu_zero = p.${size} >> 31u;\n  let subgroup = li / 32u;`
     )
   for (const [type, plain] of types) out = out.replace(type, plain)
-  return [out, common, ...loads, ...stores].join("")
+  return [out, commonOf(placesOf(text)), ...loads, ...stores].join("")
 }
 
 /** The device with emulated matrix units, and what it then says of itself. */
