@@ -114,9 +114,10 @@ describe.concurrent("chat", () => {
           // the signal that npm hands on is the same one
           setTimeout(() => child.kill("SIGINT"), 200)
         },
-        (child) => child.stdin?.write("int x(\n"),
+        // Late enough for the next signal to be another one; that must come while the answer is still being made.
+        (child) => setTimeout(() => child.stdin?.write("int x(\n"), 1500),
         (child) => {
-          setTimeout(() => child.kill("SIGINT"), 1500)
+          child.kill("SIGINT")
           child.stdin?.end()
         }
       ]
