@@ -74,20 +74,18 @@ export const downloadBlob = Effect.fn("Hub.download")(function* (
         const starts = Array.from({ length: Math.ceil((file.bytes - had) / piece) }, (_, i) => had + i * piece)
         let done = had
         yield* Stream.fromIterable(starts).pipe(
-          Stream.mapEffect((from) => hub.read(commit, file, from, Math.min(from + piece, file.bytes)), {
+          // A piece that fails waits for its turn: those before it are still coming, and are kept.
+          Stream.mapEffect((from) => Effect.result(hub.read(commit, file, from, Math.min(from + piece, file.bytes))), {
             concurrency: ahead
           }),
-          Stream.runForEach((bytes) =>
-            handle.writeAll(bytes).pipe(
-              failed,
-              Effect.andThen(
-                Effect.suspend(() => {
-                  hash.update(bytes)
-                  done += bytes.length
-                  return onBytes(done)
-                })
-              )
-            )
+          Stream.runForEach(
+            Effect.fnUntraced(function* (result) {
+              const bytes = yield* Effect.fromResult(result)
+              yield* handle.writeAll(bytes).pipe(failed)
+              hash.update(bytes)
+              done += bytes.length
+              yield* onBytes(done)
+            })
           )
         )
         yield* handle.sync.pipe(failed)
