@@ -135,6 +135,7 @@ describe("the program", () => {
       }
     ))
 
+  // PyTorch is no dependency of this project: without it there is nothing to compare with.
   it.skipIf(python === undefined)("with torch gives every ratio, and says in a line what else is missing", () =>
     run(
       () => ["--python", python ?? "", "--torch-device", "cpu"],

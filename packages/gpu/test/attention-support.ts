@@ -8,15 +8,17 @@ export const packed = (lengths: ReadonlyArray<number>) => {
   const kvStart: Array<number> = []
   const kvEnd: Array<number> = []
   const qEnd: Array<number> = []
+  const position: Array<number> = []
   for (const length of lengths) {
     const start = kvStart.length
     for (let i = 0; i < length; i++) {
       kvStart.push(start)
       kvEnd.push(start + i + 1)
       qEnd.push(start + length)
+      position.push(i)
     }
   }
-  return { rows: kvStart.length, kvStart, kvEnd, qEnd }
+  return { rows: kvStart.length, kvStart, kvEnd, qEnd, position }
 }
 
 export interface Shape {

@@ -3,6 +3,7 @@ import { assert, layer } from "@effect/vitest"
 import { attention, attentionBackward, type HeadShape } from "@srcode/kernels/attention/reference"
 import { Effect } from "effect"
 import { Gpu, makeOps } from "../src/index.ts"
+import { packed } from "./attention-support.ts"
 import {
   assertClose,
   assertSameBits,
@@ -17,24 +18,6 @@ import {
   seeded,
   u32
 } from "./support.ts"
-
-/** Key ranges of packed causal sequences of the given lengths. */
-const packed = (lengths: ReadonlyArray<number>) => {
-  const kvStart: Array<number> = []
-  const kvEnd: Array<number> = []
-  const qEnd: Array<number> = []
-  const position: Array<number> = []
-  for (const length of lengths) {
-    const start = kvStart.length
-    for (let i = 0; i < length; i++) {
-      kvStart.push(start)
-      kvEnd.push(start + i + 1)
-      qEnd.push(start + length)
-      position.push(i)
-    }
-  }
-  return { rows: kvStart.length, kvStart, kvEnd, qEnd, position }
-}
 
 interface Case {
   readonly lengths: ReadonlyArray<number>
